@@ -1,0 +1,160 @@
+"""From a split of images to training batches: who is in a batch, and how each picture is varied.
+
+A batch is chosen by index (`pk_batches`, `shuffled_batches`) and then made from the uint8 images in one go (`make_batch`): crop
+and flip are a single copy, colour jitter costs nothing because it folds into the normalisation, and every image has draws of its own.
+On a GPU the same draws are applied to the whole batch at once.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+__all__ = ["Augmentation", "MEAN", "STD", "make_batch", "pk_batches", "shuffled_batches"]
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of RGB in [0, 1]: what pretrained weights expect
+
+
+# ------------------------------------------------------------------------------------------------------ who is in a batch
+
+
+def pk_batches(labels, p, k, rng):
+    """Batches of P identities x K images (Hermans et al., 2017) that cover every image at least once -> list of (P * K,) indices.
+
+    labels: int (N,), an identity an image. Identities with fewer than K images, and the last K of any other, are filled up with
+    images of the same identity drawn again. The fullest identities go first, so that few are left over at the end; a last
+    batch that is short of identities is filled up with others. Raises ValueError when there are fewer than P identities.
+    """
+    labels = np.asarray(labels)
+    people = np.unique(labels)
+    if p < 1 or k < 1 or len(people) < p:
+        raise ValueError(f"P x K = {p} x {k} needs at least {max(p, 1)} identities with K >= 1; the labels hold {len(people)}")
+    by_person = np.split(np.argsort(labels, kind="stable"), np.flatnonzero(np.diff(np.sort(labels))) + 1)
+    waiting = [_groups_of_k(rng.permutation(images), k, rng) for images in by_person]
+    batches = []
+    while any(waiting):
+        left = np.array([len(groups) for groups in waiting])
+        chosen = np.lexsort((rng.random(len(left)), -left))[:p]
+        batches.append(np.concatenate([
+            waiting[i].pop() if waiting[i] else _groups_of_k(rng.permutation(by_person[i])[:k], k, rng)[0] for i in chosen]))
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def _groups_of_k(images, k, rng):
+    missing = -len(images) % k
+    return list(np.r_[images, rng.choice(images, missing, replace=missing > len(images))].reshape(-1, k))
+
+
+def shuffled_batches(labels, size, rng):
+    """All images once, in random order -> list of index arrays of `size` (the last one wraps round to full size)."""
+    order = rng.permutation(len(labels))
+    return np.split(np.resize(order, -(-len(order) // size) * size), -(-len(order) // size))
+
+
+# ------------------------------------------------------------------------------------------------- how a picture is varied
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far a training image may be varied; the defaults are the usual ones of ReID (Luo et al., 2019)."""
+
+    flip: float = 0.5  # probability of a mirror image
+    pad: float = 0.08  # shift by up to this share of the height, filling with black: 10 of 128 pixels
+    erase: float = 0.5  # probability that a rectangle of 2-33 % of the picture is erased (Zhong et al., 2017)
+    colour: float = 0.0  # strength of brightness and contrast jitter, and half as much of each channel's own gain
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random choices for a batch of N images, made at once so that CPU and GPU apply the same ones."""
+
+    flip: np.ndarray  # bool (N,)
+    shift: np.ndarray  # int (N, 2): rows, columns
+    boxes: np.ndarray  # int (N, 4): top, bottom, left, right of what is erased; empty where nothing is
+    gain: np.ndarray  # float32 (N, 3): factor on the pixel value
+    offset: np.ndarray  # float32 (N, 3): added to it (in 0..255)
+
+
+def draw(n, height, width, augmentation, rng):
+    """Draw the variations of n images -> Draws."""
+    a = augmentation
+    reach = round(a.pad * height)
+    area = rng.uniform(0.02, 0.33, n) * height * width
+    aspect = np.exp(rng.uniform(np.log(0.3), np.log(1 / 0.3), n))
+    size = np.stack([np.minimum(np.sqrt(area * aspect), height), np.minimum(np.sqrt(area / aspect), width)], 1).astype(int)
+    size[rng.random(n) >= a.erase] = 0
+    corner = (rng.random((n, 2)) * (np.array([height, width]) - size + 1)).astype(int)
+    boxes = np.stack([corner[:, 0], corner[:, 0] + size[:, 0], corner[:, 1], corner[:, 1] + size[:, 1]], 1)
+    contrast = np.exp(a.colour * rng.uniform(-1, 1, (n, 1)))
+    tint = np.exp(a.colour / 2 * rng.uniform(-1, 1, (n, 3)))
+    brightness = 128 * a.colour * rng.uniform(-1, 1, (n, 1))
+    gain = contrast * tint
+    return Draws(rng.random(n) < a.flip, rng.integers(-reach, reach + 1, (n, 2)), boxes,
+                 gain.astype(np.float32), (128 * (1 - contrast) + brightness + 0 * gain).astype(np.float32))
+
+
+def make_batch(images, indices, augmentation=None, rng=None, device="cpu", out=None):
+    """Normalised float32 batch (B, 3, H, W), channels last, on `device`.
+
+    images: uint8 (N, 3, H, W), a numpy array (memory map) or, to keep a whole dataset on a GPU, a tensor there. indices: (B,).
+    Without `augmentation` pictures are only normalised. `out` may be the batch before, whose memory is then used again.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or str(images.dtype).split(".")[-1] != "uint8":
+        raise ValueError(f"images must be uint8 (N, 3, H, W), got {images.dtype} {tuple(images.shape)}")
+    height, width = images.shape[2:]
+    draws = draw(len(indices), height, width, augmentation, rng) if augmentation else None
+    if isinstance(images, torch.Tensor) and images.device.type != "cpu":
+        return _make_on_device(images, torch.as_tensor(np.asarray(indices), device=images.device), draws)
+    pixels = _cut_out(np.asarray(images), np.asarray(indices), draws)
+    if out is None or out.shape != pixels.shape:
+        out = torch.empty(pixels.shape, memory_format=torch.channels_last)
+    out.copy_(torch.from_numpy(pixels))
+    scale, shift = _normalisation(draws, len(indices), "cpu")
+    torch.addcmul(shift, out, scale, out=out)
+    if draws is not None:
+        for i in np.flatnonzero(draws.boxes[:, 1] > draws.boxes[:, 0]):
+            top, bottom, left, right = draws.boxes[i]
+            out[i, :, top:bottom, left:right] = 0  # zero is the mean colour
+    return out.to(device, non_blocking=True)
+
+
+def _cut_out(images, indices, draws):
+    """Shifted and mirrored copies, black where the picture ends: one slice copy an image (ten times faster than a gather)."""
+    if draws is None:
+        return images[indices]
+    height, width = images.shape[2:]
+    pixels = np.zeros((len(indices), *images.shape[1:]), np.uint8)
+    for to, i, (y, x), flip in zip(pixels, indices, draws.shift.tolist(), draws.flip):
+        source = images[i, :, :, ::-1] if flip else images[i]
+        to[:, max(0, -y):height - max(0, y), max(0, -x):width - max(0, x)] = (
+            source[:, max(0, y):height + min(0, y), max(0, x):width + min(0, x)])
+    return pixels
+
+
+def _normalisation(draws, n, device):
+    """scale and shift (N or 1, 3, 1, 1) that turn pixel values into jittered, normalised ones."""
+    mean, std = 255 * np.array(MEAN, np.float32), 255 * np.array(STD, np.float32)
+    gain, offset = (np.ones((1, 3), np.float32), np.zeros((1, 3), np.float32)) if draws is None else (draws.gain, draws.offset)
+    scale, shift = gain / std, (offset - mean) / std
+    return (torch.from_numpy(a.astype(np.float32)[:, :, None, None]).to(device) for a in (scale, shift))
+
+
+def _make_on_device(images, indices, draws):
+    """The same batch from images that lie on a GPU: crop and flip as one gather, erasing as one mask."""
+    device, (height, width) = images.device, images.shape[2:]
+    scale, shift = _normalisation(draws, len(indices), device)
+    if draws is None:
+        return torch.addcmul(shift, images[indices].float(), scale).contiguous(memory_format=torch.channels_last)
+    move, flip, boxes = (torch.as_tensor(a, device=device) for a in (draws.shift, draws.flip, draws.boxes))
+    rows = torch.arange(height, device=device) + move[:, :1]
+    columns = torch.arange(width, device=device) + move[:, 1:]
+    inside = ((rows >= 0) & (rows < height))[:, None, :, None] & ((columns >= 0) & (columns < width))[:, None, None, :]
+    rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
+    columns = torch.where(flip[:, None], width - 1 - columns, columns)
+    channels = torch.arange(3, device=device)[None, :, None, None]
+    pixels = images[indices[:, None, None, None], channels, rows[:, None, :, None], columns[:, None, None, :]]
+    batch = torch.addcmul(shift, torch.where(inside, pixels, 0).float(), scale)
+    y, x = torch.arange(height, device=device), torch.arange(width, device=device)
+    erased = (((y >= boxes[:, :1]) & (y < boxes[:, 1:2]))[:, None, :, None]
+              & ((x >= boxes[:, 2:3]) & (x < boxes[:, 3:]))[:, None, None, :])
+    return batch.masked_fill_(erased, 0).contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,296 @@
+"""How good is a ranking?  Distances, CMC, mAP and mINP for person re-identification.
+
+The protocol is Market-1501's (Zheng et al., 2015).  For each query the gallery is sorted by distance; then
+
+* gallery images of the query's own identity *and* camera are ignored (finding them is too easy),
+* gallery images with pid -1 ("junk": badly cut boxes) are ignored for every query,
+* gallery images with pid 0 ("distractors") stay and always count as wrong,
+* queries without any match left are left out of every mean.
+
+Nothing is sorted that need not be.  A ranking's scores depend only on the ranks of the *right* images, and the rank of an image
+is how many others lie nearer: so each query keeps only the gallery images up to its farthest match and looks the matches up there.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from scipy.special import gammaln
+
+__all__ = ["Scores", "euclidean_distances", "evaluate", "evaluate_features", "multi_query_features"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a ranking scored; all numbers lie in [0, 1].
+
+    `mAP` and `mINP` are means over the queries that have a match; `cmc[k - 1]` is Rank-k, the share of those queries with a
+    right image among their first k; `ap` has one value a query, NaN where the query has no match; `queries` counts the others.
+    """
+
+    mAP: float
+    mINP: float
+    cmc: np.ndarray = field(repr=False)
+    ap: np.ndarray = field(repr=False)
+    queries: int
+
+    @property
+    def rank1(self):
+        return float(self.cmc[0])
+
+    def __str__(self):
+        ranks = "  ".join(f"Rank-{k} {100 * self.cmc[k - 1]:.1f}" for k in (1, 5, 10) if k <= len(self.cmc))
+        return f"mAP {100 * self.mAP:.1f}  {ranks}  mINP {100 * self.mINP:.1f} %  ({self.queries} queries)"
+
+
+# ------------------------------------------------------------------------------------------------------------- distances
+
+
+def euclidean_distances(x, y):
+    """Euclidean distances between the rows of x (Q, D) and of y (G, D) -> (Q, G), float32 (float64 for float64 input).
+
+    numpy in, numpy out; torch in, torch out, on x's device.  The product form |x|^2 + |y|^2 - 2 x.y is fast but loses the small
+    distances between near-duplicates to rounding, so entries below a thousandth of |x|^2 + |y|^2 are computed once more from
+    x - y.  The rows of the result start at multiples of 16 values, which matrix products like; copy it if you need it packed.
+    """
+    given_numpy = isinstance(x, np.ndarray)
+    x, y = _features(x, "x"), _features(y, "y")
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"x has {x.shape[1]} values a row and y has {y.shape[1]}: both must come from the same model")
+    squares_x, squares_y = (x * x).sum(1), (y * y).sum(1)
+    out = _padded(len(x), len(y), x)
+    for start in range(0, len(x), 256):  # in blocks: what a block allocates besides `out` stays in the cache
+        rows = slice(start, start + 256)
+        scale = squares_x[rows, None] + squares_y[None]
+        block = _product(x[rows], y, out[rows]).mul_(-2).add_(scale)
+        _mend_near_duplicates(block, x[rows], y, scale.mul_(1e-3))
+        block.clamp_(min=0).sqrt_()
+    return out.numpy() if given_numpy else out
+
+
+def _mend_near_duplicates(squared, x, y, limit):
+    """Recompute from differences the entries of `squared` that lie below `limit`, where the product form has cancelled."""
+    i, j = torch.nonzero(squared < limit, as_tuple=True)
+    if len(i) > squared.numel() // 50:  # (nearly) collapsed features: twice the digits cost less than pair by pair
+        a, b = x.double(), y.double()
+        squared.copy_((a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * a @ b.T)
+        same = (squared < 1e-12 * limit.max()).nonzero(as_tuple=True)
+        squared[same] = squared[same].clamp(min=0)
+        return
+    for part_i, part_j in zip(i.split(4096), j.split(4096)):
+        squared[part_i, part_j] = (x[part_i] - y[part_j]).square().sum(1)
+
+
+def _product(x, y, out):
+    return torch.mm(x, y.T, out=out)
+
+
+def _padded(rows, columns, like):
+    """An empty (rows, columns) tensor whose rows start at multiples of 16 values: MKL loses a third of its speed otherwise."""
+    width = max(16, (columns + 15) // 16 * 16)
+    return torch.empty(rows, width, dtype=like.dtype, device=like.device)[:, :columns]
+
+
+# ---------------------------------------------------------------------------------------------------------------- scores
+
+
+def evaluate(distances, query_pids, gallery_pids, query_camids, gallery_camids, ap="step", max_rank=50):
+    """Score a whole matrix of distances (Q, G), numpy or torch, small = alike -> Scores.
+
+    `ap="step"` averages the precision at each right image, as most code and papers do; `ap="trapezoid"` is the form of
+    Market-1501's official evaluation, which averages the precision just before and at each right image.  Equal distances are
+    scored by their *expectation over all orders*: features that have collapsed to one point score at chance, whatever the
+    order of the gallery.  `max_rank` is the length of the CMC.  Raises ValueError on shapes, ids or NaN that cannot be meant.
+    """
+    distances = _numpy(distances)
+    if distances.ndim != 2:
+        raise ValueError(f"distances must be a matrix (queries, gallery), got shape {distances.shape}")
+    if distances.dtype not in (np.float32, np.float64):
+        distances = distances.astype(np.float32)
+    protocol = _protocol(distances.shape, query_pids, gallery_pids, query_camids, gallery_camids)
+    return _scores(_count_rows(distances, 0, protocol), max_rank, ap)
+
+
+def evaluate_features(query_features, gallery_features, query_pids, gallery_pids, query_camids, gallery_camids,
+                      ap="step", max_rank=50, block=256):
+    """Score features (Q, D) and (G, D) by Euclidean distance -> Scores, as `evaluate` does.
+
+    Works through `block` queries at a time: the (Q, G) matrix never exists, so a gallery of a million images needs no more
+    than `block` rows of it.  Features stay on their device; distances come to the CPU block by block.
+    """
+    x, y = _features(query_features, "query_features"), _features(gallery_features, "gallery_features")
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"queries have {x.shape[1]} values a row, the gallery {y.shape[1]}: both must come from one model")
+    protocol = _protocol((len(x), len(y)), query_pids, gallery_pids, query_camids, gallery_camids)
+    squares, buffer = (y * y).sum(1), _padded(min(block, len(x)), len(y), y)
+
+    def counts():
+        for start in range(0, len(x), block):
+            part = x[start:start + block]
+            # |q|^2 is the same along a row and the square root keeps the order: neither changes a ranking
+            nearness = _product(part, y, buffer[:len(part)]).mul_(-2).add_(squares)
+            yield from _count_rows(nearness.cpu().numpy(), start, protocol)
+
+    return _scores(counts(), max_rank, ap)
+
+
+def multi_query_features(features, pids, camids, pool_features, pool_pids, pool_camids, how="mean"):
+    """Replace each query's feature by the mean (or "max") over all images of its person in its camera -> (Q, D).
+
+    features (Q, D) are the queries', pool_features (N, D) hold the further images: Market-1501's `gt_bbox`, or the gallery's own
+    images of that person and camera, which the protocol ignores anyway.  A query without further images keeps its feature.
+    """
+    if how not in ("mean", "max"):
+        raise ValueError(f"how must be 'mean' or 'max', got {how!r}")
+    x, pool = _features(features, "features"), _features(pool_features, "pool_features")
+    pids, camids, pool_pids, pool_camids = (_numpy(a).astype(np.int64) for a in (pids, camids, pool_pids, pool_camids))
+    cameras = 1 + max(camids.max(initial=0), pool_camids.max(initial=0))
+    order = np.argsort(pool_pids * cameras + pool_camids, kind="stable")
+    keys = (pool_pids * cameras + pool_camids)[order]
+    first, last = np.searchsorted(keys, pids * cameras + camids, "left"), np.searchsorted(keys, pids * cameras + camids, "right")
+    out = x.clone()
+    for i, (a, b) in enumerate(zip(first, last)):
+        group = torch.cat([x[i:i + 1], pool[torch.as_tensor(order[a:b], device=pool.device)]])
+        out[i] = group.mean(0) if how == "mean" else group.max(0).values
+    return out.numpy() if isinstance(features, np.ndarray) else out
+
+
+# -------------------------------------------------------------------------------------------------- one query at a time
+
+
+@dataclass(frozen=True)
+class _Protocol:
+    """Who may match whom: the gallery grouped by identity, and the rows of it that no query may see."""
+
+    query_camids: np.ndarray
+    gallery_camids: np.ndarray
+    order: np.ndarray  # gallery indices sorted by pid
+    first: np.ndarray  # order[first[i]:last[i]] is query i's identity
+    last: np.ndarray
+    junk: np.ndarray  # gallery indices with pid -1
+
+
+def _protocol(shape, query_pids, gallery_pids, query_camids, gallery_camids):
+    queries, gallery = shape
+    named = dict(query_pids=(query_pids, queries), gallery_pids=(gallery_pids, gallery),
+                 query_camids=(query_camids, queries), gallery_camids=(gallery_camids, gallery))
+    ids = {}
+    for name, (values, wanted) in named.items():
+        values = _numpy(values)
+        if values.shape != (wanted,) or values.dtype.kind not in "iu":
+            raise ValueError(f"{name} must be {wanted} integers, one for each {'row' if 'query' in name else 'column'} of the "
+                             f"{queries} x {gallery} distances; got shape {values.shape} of {values.dtype}")
+        ids[name] = values.astype(np.int64)
+    if not queries or not gallery:
+        raise ValueError(f"nothing to score: {queries} queries and {gallery} gallery images")
+    if ids["query_pids"].min() < 1:
+        bad = int(ids["query_pids"].min())
+        raise ValueError(f"query_pids holds {bad}, but 0 (distractor) and -1 (junk) name nobody: a query needs an identity from 1 on")
+    order = np.argsort(ids["gallery_pids"], kind="stable")
+    by_pid = ids["gallery_pids"][order]
+    first, last = (np.searchsorted(by_pid, ids["query_pids"], side) for side in ("left", "right"))
+    _require_a_match(ids, first, last, order)
+    return _Protocol(ids["query_camids"], ids["gallery_camids"], order, first, last, np.flatnonzero(ids["gallery_pids"] == -1))
+
+
+def _require_a_match(ids, first, last, order):
+    for camid, a, b in zip(ids["query_camids"], first, last):
+        if (ids["gallery_camids"][order[a:b]] != camid).any():
+            return
+    raise ValueError(
+        f"none of the {len(first)} queries has a match: {int((last > first).sum())} of them have gallery images of their identity, "
+        "but only of the query's own camera, and those are ignored (the same-camera rule). Check that query and gallery ids use "
+        "one numbering and that the camera ids were read rightly")
+
+
+def _count_rows(distances, start, protocol):
+    """For the queries start, start + 1, ... yield (matches, nearer, upto), one entry a match, by rising distance.
+
+    `nearer` counts the wrong images that lie strictly nearer than the match, `upto` those as near or nearer.
+    """
+    row = np.empty(distances.shape[1], distances.dtype)
+    for i, given in enumerate(distances, start):
+        same_pid = protocol.order[protocol.first[i]:protocol.last[i]]
+        matches = given[same_pid[protocol.gallery_camids[same_pid] != protocol.query_camids[i]]]
+        if not np.isfinite(given.max()):  # max hands a NaN on
+            raise ValueError(f"the distances of query {i} hold NaN or infinity: the features behind them are broken")
+        if len(matches):
+            matches.sort()
+            np.copyto(row, given)
+            row[same_pid] = np.inf
+            row[protocol.junk] = np.inf
+            wrong = row[row <= matches[-1]]
+            wrong.sort()
+            yield matches, wrong.searchsorted(matches, "left"), wrong.searchsorted(matches, "right")
+        else:
+            yield matches, (), ()
+
+
+def _scores(counts, max_rank, ap):
+    """Scores from an iterator of `_count_rows` over all queries."""
+    if ap not in ("step", "trapezoid"):
+        raise ValueError(f"ap must be 'step' or 'trapezoid', got {ap!r}")
+    matches, nearer, upto = zip(*counts)
+    total = np.array([len(m) for m in matches])
+    scored = np.flatnonzero(total)
+    starts = np.cumsum(total[scored]) - total[scored]
+    place = np.arange(total.sum()) - np.repeat(starts, total[scored])  # 0, 1, 2, ... within each query
+    nearer_wrong, upto_wrong = np.concatenate(nearer).astype(np.int64), np.concatenate(upto).astype(np.int64)
+    precision = _precision(place, nearer_wrong + place, ap)
+    average = np.add.reduceat(precision, starts) / total[scored]
+    inverse = total[scored] / (np.maximum.reduceat(nearer_wrong + place, starts) + 1)
+    cmc = np.arange(max_rank) >= nearer_wrong[starts][:, None]
+    for q in np.flatnonzero(np.add.reduceat(upto_wrong - nearer_wrong, starts)):  # a wrong image as near as a right one
+        average[q], inverse[q], cmc_q = _score_ties(matches[scored[q]], nearer[scored[q]], upto[scored[q]], max_rank, ap)
+        cmc = cmc.astype(float, copy=False)
+        cmc[q] = cmc_q
+    per_query = np.full(len(total), np.nan)
+    per_query[scored] = average
+    return Scores(float(average.mean()), float(inverse.mean()), cmc.mean(0), per_query, len(scored))
+
+
+def _precision(found, before, ap):
+    """Precision at a match with `found` matches and `before` images (right or wrong) ranked ahead of it."""
+    precision = (found + 1) / (before + 1)
+    if ap == "trapezoid":  # averaged with the precision just before it, which is 1 at the very start
+        precision = (precision + np.where(before > 0, found / np.maximum(before, 1), 1.0)) / 2
+    return precision
+
+
+def _score_ties(matches, nearer, upto, max_rank, ap):
+    """AP, INP and CMC of one query in expectation over all orders of the images at equal distance (McSherry, Najork 2008)."""
+    average, count = 0.0, len(matches)
+    found, right = np.unique(np.searchsorted(matches, matches), return_counts=True)  # groups of matches at one distance
+    for a, r in zip(found, right):
+        before, size = a + nearer[a], r + upto[a] - nearer[a]  # a match stands at each place with probability r / size
+        place = np.arange(size)
+        expected = a + place * (r - 1) / max(size - 1, 1)  # matches ahead of it, given that it is one
+        average += r / size * _precision(expected, before + place, ap).sum() / count
+    wrong = upto[0] - nearer[0]
+    cmc = 1 - _chance_all_in(upto[0] + right[0] - np.arange(1, max_rank + 1), right[0], wrong + right[0])
+    wrong, place = upto[-1] - nearer[-1], np.arange(right[-1] + upto[-1] - nearer[-1])
+    chance_last = np.diff(_chance_all_in(np.r_[place, len(place)], right[-1], len(place)))  # that the last match stands there
+    return average, (chance_last * count / (found[-1] + nearer[-1] + place + 1)).sum(), cmc
+
+
+def _chance_all_in(places, right, size):
+    """The probability that all `right` of `size` shuffled images fall among the first `places`: C(places, r) / C(size, r)."""
+    p = np.clip(places, 0, size).astype(float)
+    inside = np.maximum(p, right)  # keeps gammaln away from its poles; those entries are 0 below
+    log = gammaln(inside + 1) - gammaln(inside - right + 1) - gammaln(size + 1) + gammaln(size - right + 1)
+    return np.where(p >= right, np.exp(log), 0.0)
+
+
+# ----------------------------------------------------------------------------------------------------------- at the door
+
+
+def _numpy(values):
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+def _features(values, name):
+    """A float tensor (N, D), detached, float32 unless it came as float64; no copy where none is needed."""
+    values = values.detach() if isinstance(values, torch.Tensor) else torch.as_tensor(np.asarray(values))
+    if values.ndim != 2:
+        raise ValueError(f"{name} must be a matrix (images, values), got shape {tuple(values.shape)}")
+    return values if values.dtype == torch.float64 else values.float()

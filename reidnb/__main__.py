@@ -1,0 +1,118 @@
+"""python -m reidnb ...: what the batch, a cluster or a machine without Jupyter calls."""
+
+import argparse
+import ast
+import logging
+import sys
+from pathlib import Path
+
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(prog="python -m reidnb", description="Person re-identification in notebooks: the batch's commands")
+    commands = parser.add_subparsers(required=True)
+
+    def add(function, help):
+        sub = commands.add_parser(function.__name__, help=help, description=help)
+        sub.set_defaults(function=function)
+        return sub.add_argument
+
+    arg = add(check, "compare a dataset's folder with the published counts")
+    arg("name")
+    arg("--root", help="the dataset's folder (default: REIDNB_DATA)")
+
+    arg = add(run, "train and test one recipe; runs that are kept are loaded")
+    arg("recipe")
+    arg("--dataset", default="synthetic")
+    arg("--profile", default="quick")
+    arg("--seeds", type=int, default=1, help="how many seeds, from 0 on (default 1)")
+    arg("--device", default="auto")
+    arg("--set", nargs="*", default=[], metavar="NAME=VALUE", help="fields of the recipe or options of the dataset")
+
+    arg = add(tables, "write the tables from the kept runs: runs.csv, summary.md, claims.md, and the README's")
+    arg("--out", type=Path, default=Path("results"), help="a folder (default: results; only then the README is renewed)")
+
+    add(draw, "draw the built-in world and keep it, so that notebooks open it at once")
+
+    arg = add(world, "write the built-in world as JPEG files in Market-1501's layout")
+    arg("folder", type=Path)
+    arg("--seed", type=int, default=0)
+
+    arg = add(pretrain, "train the small backbone on a world of its own: the weights that ship with the package")
+    arg("--minutes", type=float, default=20.0)
+    return parser.parse_args(arguments)
+
+
+def check(args):
+    from reidnb.datasets.published import check
+
+    print(check(args.name, args.root).to_string(index=False))
+
+
+def run(args):
+    from reidnb.experiments import run
+
+    changes = dict(_assignment(text) for text in args.set)
+    for seed in range(args.seeds):
+        result = run(args.recipe, args.dataset, args.profile, seed, args.device, **changes)
+        print(f"{args.recipe} on {args.dataset}, seed {seed}: {result.scores}; {result.seconds:.0f} s", flush=True)
+
+
+def tables(args):
+    from reidnb import experiments
+    from reidnb.tables import judge, markdown, read_runs, render_between, show_claims, summarise, write_runs
+
+    runs = experiments.results()
+    write_runs(runs, args.out / "runs.csv")
+    runs = read_runs(args.out / "runs.csv")
+    parts = {"results": markdown(summarise(runs)), "claims": markdown(show_claims(judge(runs)))}
+    for name, text in parts.items():
+        (args.out / f"{name}.md").write_text(text + "\n", encoding="utf-8")
+        if args.out == Path("results") and Path("README.md").exists():
+            render_between("README.md", name, text)
+    print(f"{len(runs)} runs: {args.out / 'runs.csv'}, {args.out / 'results.md'}, {args.out / 'claims.md'}")
+
+
+def draw(args):
+    from reidnb.datasets import open_dataset
+    from reidnb.recipes import RECIPES, recipe
+
+    for size in sorted({None, *(recipe(name).size for name in RECIPES)}, key=str):
+        open_dataset("synthetic", size=size)
+
+
+def world(args):
+    from reidnb.synthetic import make_world, write_market1501
+
+    write_market1501(make_world(seed=args.seed), args.folder)
+
+
+def pretrain(args):
+    from reidnb.pretraining import pretrain
+
+    pretrain(minutes=args.minutes)
+
+
+def _assignment(text):
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--set takes NAME=VALUE, got {text!r}")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def main(arguments=None):
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    args = parse(arguments)
+    try:
+        args.function(args)
+    except (ValueError, TypeError, OSError) as problem:
+        print(f"reidnb {args.function.__name__}: {problem}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

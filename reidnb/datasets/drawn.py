@@ -1,0 +1,157 @@
+"""Opening the built-in world: plan it, draw it once with a process per core, map it like any other dataset."""
+
+import contextlib
+import inspect
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, fields
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from reidnb.datasets import cache
+from reidnb.datasets.folders import check_size, load_kept
+from reidnb.datasets.splits import ReIDDataset
+
+# What each name changes from `synthetic.make_world`'s own defaults. The pair for adaptation differs in everything:
+# other people, other cameras and backgrounds (domain), another wardrobe and light (season).
+WORLDS = {
+    "synthetic": {},
+    "synthetic_summer": {"season": 0.0, "domain": 2, "seed": 20},
+    "synthetic_winter": {"season": 2.0, "domain": 3, "seed": 30},
+}
+SIZE = (128, 64)
+# What the world is drawn by, as this process imported it: part of the key of kept worlds, and helpers must agree.
+SOURCE = cache.digest([(path.name, path.read_bytes())
+                       for path in sorted(Path(__file__).parents[1].glob("synthetic/*.py"))])
+WORTH_PROCESSES = 1000  # shots: below, starting Python again costs more than it saves
+
+
+def open_drawn(name: str, size: tuple[int, int] | None, options: dict) -> ReIDDataset:
+    """See `open_dataset`; `name` is one of WORLDS, options are dials and arguments of `synthetic.make_world`."""
+    from reidnb import synthetic
+    plan = inspect.signature(synthetic.make_world).parameters.values()
+    defaults = {item.name: item.default for item in (*plan, *fields(synthetic.Dials))}
+    del defaults["dials"]
+    if unknown := sorted(set(options) - set(defaults)):
+        raise TypeError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(defaults)}")
+    height, width = check_size(size or SIZE)
+    options = {**defaults, **WORLDS[name], **options, "size": (height, width)}
+    settings = f"{height}x{width}-{cache.digest(sorted(options.items()))}"
+    return load_kept(name, settings, SOURCE, partial(_draw_all, name, options))
+
+
+def make_world(options: dict):
+    """Plain options, dials among them -> `synthetic.World`."""
+    from reidnb import synthetic
+    dials = {field.name: options[field.name] for field in fields(synthetic.Dials) if field.name in options}
+    plan = {key: value for key, value in options.items() if key not in dials}
+    return synthetic.make_world(**{**plan, "size": tuple(plan["size"])}, dials=synthetic.Dials(**dials))
+
+
+def _draw_all(name: str, options: dict, aside: Path) -> None:
+    """Fill the folder `aside` with the world's arrays."""
+    from reidnb import synthetic
+    world = make_world(options)
+    shots = [shot for part in world.shots.values() for shot in part]
+    cache.require_space(aside, len(shots) * 4 // 3, world.size)  # a mask is a third of an image
+    labels, digests = {}, []
+    with contextlib.closing(_records(world, options, shots)) as records:
+        drawings = cache.progress(records, len(shots), f"drawing {name}")
+        for split, part in world.shots.items():
+            n, seen = len(part), []  # seen: what does not go into a file of its own
+            if n == 0:
+                raise ValueError(f"{name}: the {split} split is empty: ask for more identities; got {options}")
+            rows = _rows(itertools.islice(drawings, n), seen)
+            paths = [aside / f"{split}.npy", aside / f"{split}.masks.npy"]
+            digests.append(cache.write_arrays(paths, [(n, 3, *world.size), (n, *world.size)], rows))
+            found = _labels(world, part, *zip(*seen, strict=True))
+            labels |= {f"{split}.{field}": values for field, values in found.items()}
+        next(drawings, None)  # ends the bar
+    cache.write_labels(aside, labels, tuple(synthetic.ATTRIBUTES), digests)
+
+
+def _rows(drawings: Iterable[np.ndarray], seen: list) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The (image, mask) of each record; its (keypoints, occlusion) is appended to `seen`."""
+    for record in drawings:
+        seen.append((record["keypoints"].copy(), float(record["occlusion"])))
+        yield record["image"], record["mask"]
+
+
+def _labels(world, shots: tuple, keypoints: tuple, occlusion: tuple) -> dict[str, np.ndarray]:
+    """The labels of one split, by the fields of `Split`; a column of its table of shots is "shots.<column>"."""
+    import pandas as pd
+
+    from reidnb import synthetic
+    table = pd.DataFrame([{**asdict(shot), "view": shot.view} for shot in shots])
+    table = table.rename(columns={"dx": "box_dx", "dy": "box_dy", "scale": "box_scale"})
+    table["occlusion"] = np.array(occlusion, np.float32)
+    of_person = {pid: synthetic.attributes(world, pid) for pid in set(table["pid"])}
+    columns = {f"shots.{name}": table[name].to_numpy(str if table[name].dtype.kind not in "biuf" else None)
+               for name in table}
+    return {
+        "files": np.array([synthetic.file_name(shot) for shot in shots]),
+        "pids": table["pid"].to_numpy(np.int64), "camids": table["camid"].to_numpy(np.int64),
+        "tracklets": table["tracklet"].to_numpy(np.int64),
+        "attributes": np.stack([of_person[pid] for pid in table["pid"]]), "keypoints": np.stack(keypoints), **columns}
+
+
+def record_type(size: tuple[int, int]) -> np.dtype:
+    """One drawing as a record of fixed length, which travels between processes as plain bytes."""
+    height, width = size
+    return np.dtype([("image", "u1", (3, height, width)), ("mask", "u1", (height, width)),
+                     ("keypoints", "<f4", (14, 3)), ("occlusion", "<f4")])
+
+
+def _record(world, shot) -> np.ndarray:
+    from reidnb import synthetic
+    drawing = synthetic.draw(world, shot)
+    record = np.zeros((), record_type(world.size))
+    record["image"], record["mask"] = drawing.image.transpose(2, 0, 1), drawing.mask
+    record["keypoints"], record["occlusion"] = drawing.keypoints, drawing.occlusion
+    return record
+
+
+def _records(world, options: dict, shots: list) -> Iterator[np.ndarray]:
+    """The drawings of `shots` in order. Each helper draws every n-th of them and writes its records to a pipe.
+
+    Helpers are fresh interpreters, not a multiprocessing pool: forking a process that runs torch's threads may hang,
+    and spawning runs the caller's script again where it lacks a `__main__` guard.
+    """
+    helpers = cache.cores()
+    if helpers == 1 or len(shots) < WORTH_PROCESSES:
+        yield from (_record(world, shot) for shot in shots)
+        return
+    code = "from reidnb.datasets.drawn import helper; helper()"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    tasks = [json.dumps([SOURCE, options, start, helpers], default=int) for start in range(helpers)]
+    processes = [subprocess.Popen([sys.executable, "-c", code, task], env=environment, stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE) for task in tasks]
+    kind = record_type(world.size)
+    try:
+        for i in range(len(shots)):
+            process = processes[i % helpers]
+            data = process.stdout.read(kind.itemsize)
+            if len(data) < kind.itemsize:
+                raise RuntimeError(f"a process that draws the world stopped:\n{process.stderr.read().decode()}")
+            yield np.frombuffer(data, kind)[0]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def helper() -> None:
+    """What a helper process runs: argv[1] is JSON [SOURCE, options, start, step]; records go to standard output."""
+    source, options, start, step = json.loads(sys.argv[1])
+    if source != SOURCE:
+        sys.exit("reidnb/synthetic was edited since the first process (or the notebook's kernel) started: restart it")
+    world = make_world(options)
+    shots = [shot for part in world.shots.values() for shot in part]
+    for shot in shots[start::step]:
+        sys.stdout.buffer.write(_record(world, shot).tobytes())

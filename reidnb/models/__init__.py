@@ -1,0 +1,110 @@
+"""Backbones and the head that turns their maps into features: `build_model` is the way in.
+
+    images (N, 3, H, W) -> backbone -> map (N, C, h, w) -> mean over h and w -> features (N, C)
+                                                                 -> batch norm (BNNeck) -> embedding (N, C) -> logits
+"""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors.torch
+import torch
+import torchvision
+from torch import nn
+
+from reidnb.models.resnet import ResNet, xception_form
+from reidnb.models.small import Small
+
+__all__ = ["MODELS", "Output", "ReIDModel", "build_model", "drawn_weights", "weights_fingerprint"]
+
+MODELS = ("small", "resnet18", "resnet50", "resnet50_xception")
+DRAWN = Path(__file__).with_name("small_drawn.safetensors")
+
+
+class Output(NamedTuple):
+    """What a model says of N images."""
+
+    features: torch.Tensor  # (N, C) pooled map: metric losses act here
+    embedding: torch.Tensor  # (N, C) the same after the BNNeck: compared at test
+    logits: torch.Tensor | None  # (N, classes), None without a classifier
+    map: torch.Tensor  # (N, C, h, w)
+
+
+class ReIDModel(nn.Module):
+    """A backbone, global average pooling, a BNNeck (Luo et al., 2019) and a linear classifier over the training identities.
+
+    The neck lets the two losses work on two sides of it: distances on the features, angles on the embedding. Its shift stays
+    zero and the classifier has no bias, so that classes lie around the origin.
+    """
+
+    def __init__(self, backbone, classes):
+        super().__init__()
+        self.backbone = backbone
+        self.neck = nn.BatchNorm1d(backbone.channels)
+        self.neck.bias.requires_grad_(False)
+        self.classifier = nn.Linear(backbone.channels, classes, bias=False) if classes else None
+        if classes:
+            nn.init.normal_(self.classifier.weight, std=0.001)
+
+    def forward(self, images):
+        cells = self.backbone(images)
+        features = cells.float().mean((2, 3))  # float32 from here on, also under autocast
+        embedding = self.neck(features)
+        return Output(features, embedding, self.classifier(embedding).float() if self.classifier else None, cells)
+
+
+def build_model(name="small", classes=0, weights=None, last_stride=1):
+    """A ReIDModel whose classifier has `classes` outputs (0: none).
+
+    name: one of MODELS. weights: None (random, from torch's seed), "drawn" (the small backbone pretrained on drawn people, shipped
+    here; see `make pretrain`), "imagenet" (torchvision's, for the ResNets) or the path of a .safetensors file with a backbone.
+    Raises ValueError for a name or weights that do not exist or do not fit, FileNotFoundError where weights cannot be had.
+    """
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}: take one of {', '.join(MODELS)}")
+    if name == "small":
+        backbone = Small()
+    else:
+        backbone = ResNet(name.split("_")[0], last_stride)
+    for layer in backbone.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    if weights == "imagenet":
+        if name == "small":
+            raise ValueError("the small backbone has no ImageNet weights: weights='drawn' or None")
+        backbone.load_torchvision(_imagenet(name.split("_")[0]))
+    elif weights is not None:
+        path = DRAWN if weights == "drawn" else Path(weights)
+        if weights == "drawn" and name != "small":
+            raise ValueError(f"weights='drawn' belong to the small backbone, not to {name}: take 'imagenet' or None")
+        if not path.exists():
+            raise FileNotFoundError(f"no weights at {path}; make them by `make pretrain`, or take weights=None")
+        backbone.load_state_dict({k: v.float() if v.is_floating_point() else v
+                                  for k, v in safetensors.torch.load_file(path).items()})
+    if name.endswith("_xception"):  # the 1x1 layers keep their weights, the split 3x3 ones start anew
+        xception_form(backbone)
+    return ReIDModel(backbone, classes).to(memory_format=torch.channels_last)
+
+
+def drawn_weights(model, path=DRAWN):
+    """Save a backbone as float16 .safetensors: what `weights="drawn"` loads."""
+    state = {k: v.half() if v.is_floating_point() else v for k, v in model.backbone.state_dict().items()}
+    safetensors.torch.save_file({k: v.contiguous() for k, v in state.items()}, path)
+
+
+def weights_fingerprint(weights):
+    """What goes into the key of a kept run: the file's content for weights in a file, their name otherwise."""
+    path = DRAWN if weights == "drawn" else Path(str(weights))
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else str(weights)
+
+
+def _imagenet(name):
+    entry = torchvision.models.get_model_weights(name).DEFAULT
+    try:
+        return entry.get_state_dict(progress=False, check_hash=True)
+    except Exception as problem:  # URLError, a time-out, a bad hash: all mean the same to the reader
+        file = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
+        raise FileNotFoundError(
+            f"the ImageNet weights of {name} could not be downloaded ({problem}). Fetch {entry.url} on a machine that can and put it "
+            f"at {file}, or train from scratch with weights=None") from problem

@@ -1,0 +1,135 @@
+"""Tables from runs: means and spreads over seeds, the papers' rows beside ours, and a verdict on every claim.
+
+A run is a row of results/runs.csv (see `experiments.Result.row`); nothing here trains anything.
+"""
+
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+from reidnb.files import write_aside
+
+__all__ = ["IDENTIFIES", "judge", "markdown", "merge_runs", "papers", "read_runs", "render_between", "show_claims", "summarise",
+           "write_runs"]
+
+IDENTIFIES = ["recipe", "dataset", "changes", "profile", "seed"]  # what makes two rows the same run
+SCORES = ["mAP", "rank1", "rank5", "rank10", "mINP", "multi_query_mAP", "multi_query_rank1"]
+VERDICTS = ("holds", "does not hold", "within noise", "not run")
+
+
+def papers():
+    """papers.toml as a dict of lists: "claim" and "published"."""
+    return tomllib.loads(Path(__file__).with_name("papers.toml").read_text(encoding="utf-8"))
+
+
+def read_runs(path):
+    """runs.csv -> DataFrame; without the file an empty one with the columns that identify a run."""
+    if not Path(path).exists():
+        return pd.DataFrame(columns=[*IDENTIFIES, *SCORES])
+    return pd.read_csv(path, keep_default_na=False, na_values=["nan"]).astype({"changes": str})
+
+
+def merge_runs(old, new):
+    """Rows of `new` take the place of the same runs in `old`; all others stay -> DataFrame in reading order."""
+    frames = [frame for frame in (old, pd.DataFrame(new)) if len(frame)]
+    if not frames:
+        return old
+    merged = pd.concat(frames, ignore_index=True).drop_duplicates(IDENTIFIES, keep="last")
+    return merged.sort_values(["dataset", "profile", "recipe", "changes", "seed"], ignore_index=True)
+
+
+def write_runs(runs, path):
+    write_aside(Path(path), lambda file: runs.to_csv(file, index=False, na_rep="nan", lineterminator="\n"))
+
+
+def summarise(runs):
+    """One row a recipe, dataset and profile: mean and sample standard deviation over seeds, in percent, and the seconds of a run."""
+    rows = []
+    for (dataset, profile, recipe, changes), group in runs.groupby(["dataset", "profile", "recipe", "changes"], sort=False):
+        row = {"dataset": dataset, "profile": profile, "recipe": recipe, "changes": changes, "seeds": len(group)}
+        for score in ("mAP", "rank1", "multi_query_mAP"):
+            row[score] = plus_minus(100 * group[score])
+        rows.append({**row, "seconds": round(group.seconds.mean()), "device": group.device.iloc[-1]})
+    return pd.DataFrame(rows)
+
+
+def plus_minus(values):
+    """'62.4 ± 0.8': mean and sample standard deviation; the mean alone for one value."""
+    values = np.asarray(values, float)
+    return f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" if len(values) > 1 else f"{values.mean():.1f}"
+
+
+def judge(runs, claims=None):
+    """The ledger: a row for each claim and each dataset it is tested on -> DataFrame.
+
+    `gain` is the mean over seeds of method minus baseline in points (or of the method minus the bound), `spread` the half width of
+    its 95 % interval (Student's t over the seeds' paired differences). Verdict: "holds" when the whole interval lies on the claimed
+    side, "does not hold" when it lies on the other, "within noise" when it contains zero or there is one seed only, "not
+    run" without runs. A claim about something that learns nothing has no spread and needs one run.
+    """
+    rows = []
+    for claim in papers()["claim"] if claims is None else claims:
+        for dataset, profile in claim["on"]:
+            difference = _differences(claim, runs[(runs.dataset == dataset) & (runs.profile == profile) & (runs.changes == "")])
+            gain, spread = difference.mean() if len(difference) else np.nan, _half_width(difference)
+            if "below" in claim and len(difference) == 1:
+                spread = 0.0  # nothing learned: the same number whatever the seed
+            rows.append({"id": claim["id"], "statement": claim["statement"], "paper_gain": claim.get("paper_gain", np.nan), "gain": gain,
+                         "spread": spread, "seeds": len(difference), "dataset": dataset, "profile": profile, "metric": claim["metric"],
+                         "verdict": _verdict(-gain if "below" in claim else gain, spread, len(difference)),
+                         "source": claim["source"]})
+    return pd.DataFrame(rows)
+
+
+def _differences(claim, runs):
+    """Method minus baseline (or minus the bound), one value a seed that both have, in points."""
+    method = runs[runs.recipe == claim["method"]].set_index("seed")[claim.get("method_metric", claim["metric"])]
+    if "below" in claim:
+        return (100 * method - claim["below"]).dropna().to_numpy(float)
+    baseline = runs[runs.recipe == claim["baseline"]].set_index("seed")[claim.get("baseline_metric", claim["metric"])]
+    return (100 * (method - baseline)).dropna().to_numpy(float)
+
+
+def _half_width(values):
+    n = len(values)
+    return student.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
+
+
+def _verdict(gain, spread, seeds):
+    if not seeds:
+        return "not run"
+    if np.isnan(spread) or abs(gain) <= spread:
+        return "within noise"
+    return "holds" if gain > 0 else "does not hold"
+
+
+def show_claims(ledger):
+    """The claims as people read them: gains with their intervals -> DataFrame of strings."""
+    ours = [f"{row.gain:+.1f} {row.metric}" + (f" ± {row.spread:.1f}" if row.spread > 0 else "") if row.seeds else ""
+            for row in ledger.itertuples()]
+    paper = [f"{gain:+.1f}" if gain == gain else "" for gain in ledger.paper_gain]
+    return pd.DataFrame({"claim": ledger.statement, "tested on": ledger.dataset, "paper": paper, "ours": ours, "seeds": ledger.seeds,
+                         "verdict": ledger.verdict})
+
+
+def markdown(table):
+    """A DataFrame as a Markdown table."""
+    lines = ["| " + " | ".join(map(str, table.columns)) + " |", "|" + " --- |" * len(table.columns)]
+    return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in table.itertuples(index=False)])
+
+
+def render_between(path, name, text):
+    """Put `text` between <!-- name --> and <!-- /name --> of a file -> whether that changed it."""
+    path = Path(path)
+    whole = path.read_text(encoding="utf-8")
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if start not in whole or end not in whole:
+        raise ValueError(f"{path.name} has no {start} ... {end} to write between")
+    head, rest = whole.split(start, 1)
+    renewed = f"{head}{start}\n{text.strip()}\n{end}{rest.split(end, 1)[1]}"
+    if renewed != whole:
+        write_aside(path, lambda file: file.write_text(renewed, encoding="utf-8"))
+    return renewed != whole

@@ -1,0 +1,208 @@
+"""The training loop, and features from a trained model.
+
+`train` is the whole of it, on one screen: batches -> model -> losses -> step, an epoch at a time, with a checkpoint after each.
+"""
+
+import logging
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm.auto import tqdm
+
+from reidnb.batches import make_batch, pk_batches, shuffled_batches
+from reidnb.files import write_aside
+from reidnb.losses import cross_entropy, trihard_loss
+
+__all__ = ["TrainingDiverged", "autocast", "choose_device", "embed", "train"]
+
+METRIC_LOSSES = {"trihard": trihard_loss}
+log = logging.getLogger("reidnb")
+
+
+def train(model, images, labels, recipe, seed=0, device=None, checkpoint=None):
+    """Train `model` in place on images (uint8, N x 3 x H x W) with labels 0..C-1 -> history, a list of one dict an epoch.
+
+    `recipe` (reidnb.recipes.Recipe) holds every hyper-parameter. With `checkpoint`, a path, the state after each epoch is kept
+    there: the same call after a kill goes on from it and ends at the same numbers, since every epoch draws from (seed, epoch)
+    alone. Raises TrainingDiverged when a loss term is not finite.
+    """
+    device = choose_device(device)
+    model.to(device).train()
+    images = _on_device(images, device)
+    optimizer = make_optimizer(model, recipe)
+    history = _resume(checkpoint, model, optimizer)
+    epochs = tqdm(range(len(history), recipe.epochs), recipe.name, recipe.epochs, disable=not _interactive(), initial=len(history),
+                  leave=False, unit="epoch")
+    for epoch in epochs:
+        torch.manual_seed(seed * 100_003 + epoch)
+        rng, started, sums = np.random.default_rng((seed, epoch)), time.perf_counter(), {}
+        batches, batch = choose_batches(labels, recipe, rng), None
+        for step, indices in enumerate(batches):
+            rate = learning_rate(recipe, epoch + step / len(batches))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            batch = make_batch(images, indices, recipe.augmentation, rng, device, out=batch)
+            with autocast(device):
+                output = model(batch)
+            terms = loss_terms(output, torch.as_tensor(labels[indices], device=device), recipe)
+            loss = sum(terms.values())
+            if not torch.isfinite(loss):
+                raise TrainingDiverged(recipe, epoch, step, rate, terms)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            for name, value in {**terms, "loss": loss}.items():
+                sums[name] = sums.get(name, 0.0) + value.detach()
+        means = {name: float(value) / len(batches) for name, value in sums.items()}
+        history.append({"epoch": epoch + 1, **means, "lr": rate, "seconds": time.perf_counter() - started})
+        _report(epochs, history[-1], recipe)
+        _keep(checkpoint, model, optimizer, history)
+    return history
+
+
+def loss_terms(output, labels, recipe):
+    """The weighted terms of the loss, by name: what is summed, printed, and shown when training diverges."""
+    terms = {}
+    if recipe.identity_weight:
+        terms["identity"] = recipe.identity_weight * cross_entropy(output.logits, labels, recipe.label_smoothing)
+    if recipe.metric:
+        terms[recipe.metric] = recipe.metric_weight * METRIC_LOSSES[recipe.metric](output.features, labels, recipe.margin)
+    return terms
+
+
+def choose_batches(labels, recipe, rng):
+    """P x K batches for a metric loss, which needs pairs; plain shuffled ones otherwise."""
+    if recipe.metric:
+        return pk_batches(labels, recipe.p, recipe.k, rng)
+    return shuffled_batches(labels, recipe.p * recipe.k, rng)
+
+
+def learning_rate(recipe, epoch):
+    """The rate at a (fractional) epoch: a linear warm-up, then a half cosine to 0 or a factor 0.1 at each of recipe.steps."""
+    if epoch < recipe.warmup:
+        return recipe.lr * (0.01 + 0.99 * epoch / recipe.warmup)
+    if recipe.schedule == "cosine":
+        done = (epoch - recipe.warmup) / (recipe.epochs - recipe.warmup)
+        return recipe.lr * 0.5 * (1 + math.cos(math.pi * done))
+    return recipe.lr * 0.1 ** sum(epoch >= step for step in recipe.steps)
+
+
+def make_optimizer(model, recipe):
+    """AdamW, Adam or SGD; norms and biases (everything of one dimension) carry no weight decay."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+              {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, recipe.lr, momentum=0.9, nesterov=True)
+    return {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[recipe.optimizer](groups, recipe.lr)
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss term is NaN or infinite; the message shows every term."""
+
+    def __init__(self, recipe, epoch, step, rate, terms):
+        shown = ", ".join(f"{name} = {float(value.detach()):g}" for name, value in terms.items())
+        super().__init__(f"{recipe.name}: the loss is not finite in epoch {epoch + 1}, step {step + 1}: {shown}. The learning rate "
+                         f"stood at {rate:.2g}: try a lower one, or a longer warm-up")
+
+
+# --------------------------------------------------------------------------------------------------------------- features
+
+
+@torch.inference_mode()
+def embed(model, images, device=None, batch=256, flip=True):
+    """Unit-length embeddings (N, C) float32 on the CPU, of images uint8 (N, 3, H, W).
+
+    The model is put in evaluation mode, so a picture's embedding does not depend on its neighbours in the batch. With `flip`
+    the picture and its mirror image are averaged, as is usual in ReID.
+    """
+    device = choose_device(device)
+    was_training = model.training
+    model.to(device).eval()
+    out = []
+    for start in range(0, len(images), batch):
+        pixels = make_batch(images, np.arange(start, min(start + batch, len(images))), device=device)
+        with autocast(device):
+            embedding = model(pixels).embedding
+            if flip:
+                embedding = embedding + model(pixels.flip(3)).embedding
+        out.append(F.normalize(embedding.float()).cpu())
+    model.train(was_training)
+    return torch.cat(out)
+
+
+# ----------------------------------------------------------------------------------------------------- device and precision
+
+
+def choose_device(device=None):
+    """None or "auto": a GPU when there is one, else the CPU. Raises ValueError for a device that is not there."""
+    if device in (None, "auto"):
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as problem:
+        raise ValueError(f"unknown device {device!r}: take 'auto', 'cpu' or 'cuda'") from problem
+    if chosen.type not in ("cpu", "cuda") or (chosen.type == "cuda" and not torch.cuda.is_available()):
+        raise ValueError(f"device {device!r} is not available here: take 'auto' or 'cpu'")
+    return chosen
+
+
+def autocast(device):
+    """bf16 where the hardware multiplies it: GPUs, and CPUs with AVX512-BF16 or AMX; elsewhere float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" or _cpu_has_bf16())
+
+
+def _cpu_has_bf16():
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return "REIDNB_FP32" not in os.environ and bool(supported())
+
+
+def _on_device(images, device):
+    """On a GPU the whole training set lies in its memory as uint8; on the CPU it stays the memory map it is."""
+    return torch.from_numpy(np.array(images)).to(device) if device.type == "cuda" else images
+
+
+# --------------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def _keep(path, model, optimizer, history):
+    if path:
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
+        write_aside(Path(path), lambda file: torch.save(state, file))
+
+
+def _resume(path, model, optimizer):
+    if not path or not Path(path).exists():
+        return []
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    except Exception as problem:
+        aside = Path(path).with_suffix(".damaged")
+        os.replace(path, aside)
+        log.warning("the checkpoint %s cannot be read (%s): put aside as %s, training starts anew", path, problem, aside.name)
+        return []
+    return state["history"]
+
+
+# ------------------------------------------------------------------------------------------------------------------ progress
+
+
+def _interactive():
+    return sys.stderr.isatty()
+
+
+def _report(bar, line, recipe):
+    """A bar where someone watches, a line an epoch where nobody does (a log, a batch)."""
+    text = "  ".join(f"{name} {value:.3f}" for name, value in line.items() if name not in ("epoch", "lr", "seconds"))
+    if _interactive():
+        bar.set_postfix_str(text)
+    else:
+        log.info("%s epoch %d/%d  %s  lr %.1e  %.1f s", recipe.name, line["epoch"], recipe.epochs, text, line["lr"], line["seconds"])

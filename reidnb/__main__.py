@@ -38,8 +38,7 @@ def parse(arguments):
     arg("folder", type=Path)
     arg("--seed", type=int, default=0)
 
-    arg = add(pretrain, "train the small backbone on a world of its own: the weights that ship with the package")
-    arg("--minutes", type=float, default=20.0)
+    add(pretrain, "train the small backbone on a world of its own: the weights that ship with the package")
     return parser.parse_args(arguments)
 
 
@@ -90,7 +89,7 @@ def world(args):
 def pretrain(args):
     from reidnb.pretraining import pretrain
 
-    pretrain(minutes=args.minutes)
+    pretrain()
 
 
 def _assignment(text):

@@ -16,7 +16,7 @@ from torch import nn
 from reidnb.models.resnet import ResNet, xception_form
 from reidnb.models.small import Small
 
-__all__ = ["MODELS", "Output", "ReIDModel", "build_model", "drawn_weights", "weights_fingerprint"]
+__all__ = ["MODELS", "Output", "ReIDModel", "build_model", "save_backbone", "weights_fingerprint"]
 
 MODELS = ("small", "resnet18", "resnet50", "resnet50_xception")
 DRAWN = Path(__file__).with_name("small_drawn.safetensors")
@@ -87,7 +87,7 @@ def build_model(name="small", classes=0, weights=None, last_stride=1):
     return ReIDModel(backbone, classes).to(memory_format=torch.channels_last)
 
 
-def drawn_weights(model, path=DRAWN):
+def save_backbone(model, path=DRAWN):
     """Save a backbone as float16 .safetensors: what `weights="drawn"` loads."""
     state = {k: v.half() if v.is_floating_point() else v for k, v in model.backbone.state_dict().items()}
     safetensors.torch.save_file({k: v.contiguous() for k, v in state.items()}, path)

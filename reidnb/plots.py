@@ -1,0 +1,144 @@
+"""Every picture of the notebooks: functions of arrays that return a matplotlib Figure.
+
+One palette throughout: green is right, red is wrong, blue is the query or the subject, grey is everybody else.
+"""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+
+__all__ = ["GREEN", "RED", "BLUE", "GREY", "cmc_curves", "distance_histogram", "people_grid", "picture_row", "rankings", "save",
+           "score_bars", "style", "training_curves"]
+
+GREEN, RED, BLUE, GREY, ORANGE = "#2a9d5c", "#d1495b", "#2f6690", "#8d99a6", "#e09f3e"
+FIGURES = Path(__file__).parents[1] / "figures"
+
+
+def style():
+    """Set the look of all figures; call it once at the top of a notebook."""
+    sns.set_theme(context="notebook", style="whitegrid", palette=[BLUE, ORANGE, GREEN, RED, GREY],
+                  rc={"figure.dpi": 80, "savefig.dpi": 110, "axes.spines.top": False, "axes.spines.right": False,
+                      "axes.titlesize": 11, "axes.labelsize": 10, "font.size": 10, "legend.frameon": False})
+
+
+def save(figure, name, folder=FIGURES):
+    """Write a figure to figures/<name>.png, through a temporary file, and hand it back."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / f".{name}.png"
+    figure.savefig(aside, bbox_inches="tight")
+    aside.replace(folder / f"{name}.png")
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------------------- people
+
+
+def show_person(axes, image, title="", colour=None):
+    """One picture (3, H, W) or (H, W, 3) uint8 on the axes, framed in `colour`."""
+    image = np.asarray(image)
+    axes.imshow(image.transpose(1, 2, 0) if image.shape[0] == 3 else image, interpolation="antialiased")
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    axes.set_title(title, fontsize=8, pad=2, color=colour or "black")
+    for spine in axes.spines.values():
+        spine.set(visible=colour is not None, color=colour, linewidth=2.5)
+
+
+def picture_row(images, titles=None, colours=None, height=1.7):
+    """Pictures side by side."""
+    figure, axes = plt.subplots(1, len(images), figsize=(0.55 * height * len(images), height + 0.25), squeeze=False)
+    for i, (ax, image) in enumerate(zip(axes[0], images)):
+        show_person(ax, image, titles[i] if titles else "", colours[i] if colours else None)
+    figure.tight_layout(pad=0.2, w_pad=0.3)
+    return figure
+
+
+def people_grid(rows, row_labels=None, column_labels=None, height=1.25):
+    """A grid of pictures: rows is a list of lists of images (an empty place is None)."""
+    columns = max(map(len, rows))
+    figure, axes = plt.subplots(len(rows), columns, figsize=(0.53 * height * columns + 0.6, height * len(rows) + 0.2), squeeze=False)
+    for r, row in enumerate(rows):
+        for c in range(columns):
+            ax = axes[r, c]
+            if c < len(row) and row[c] is not None:
+                show_person(ax, row[c], column_labels[c] if column_labels and r == 0 else "")
+            else:
+                ax.axis("off")
+        if row_labels:
+            axes[r, 0].set_ylabel(row_labels[r], rotation=0, ha="right", va="center", fontsize=9)
+    figure.tight_layout(pad=0.2, w_pad=0.1, h_pad=0.1)
+    return figure
+
+
+def rankings(query, gallery, distances, rows, top=10):
+    """Ranking lists: each row a query (blue) and its nearest gallery images, right ones in green, wrong ones in red.
+
+    query, gallery: Splits. distances: (Q, G). rows: which queries. What the protocol ignores (junk, same person in the same
+    camera) is left out, as in the evaluation.
+    """
+    figure, axes = plt.subplots(len(rows), top + 1, figsize=(0.72 * (top + 1), 1.5 * len(rows)), squeeze=False)
+    for line, q in zip(axes, rows):
+        show_person(line[0], query.images[q], f"query c{query.camids[q] + 1}", BLUE)
+        seen = (gallery.pids != -1) & ~((gallery.pids == query.pids[q]) & (gallery.camids == query.camids[q]))
+        order = np.flatnonzero(seen)[np.argsort(distances[q][seen], kind="stable")]
+        for rank, (ax, g) in enumerate(zip(line[1:], order[:top]), 1):
+            right = gallery.pids[g] == query.pids[q]
+            show_person(ax, gallery.images[g], f"{rank}: {distances[q, g]:.2f}", GREEN if right else RED)
+    figure.tight_layout(pad=0.2, w_pad=0.3, h_pad=0.3)
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------------------- curves
+
+
+def cmc_curves(scores, ranks=20):
+    """CMC curves: scores is a dict name -> Scores."""
+    figure, ax = plt.subplots(figsize=(5.2, 3.3))
+    for name, s in scores.items():
+        ax.plot(np.arange(1, ranks + 1), 100 * s.cmc[:ranks], marker="o", markersize=3, label=f"{name} (mAP {100 * s.mAP:.1f})")
+    ax.set(xlabel="rank k", ylabel="queries with a right image\namong the first k (%)", ylim=(0, 101), xlim=(0.5, ranks + 0.5))
+    ax.legend(loc="lower right", fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
+def training_curves(history):
+    """Loss terms by epoch: history as `train` returns it."""
+    terms = [name for name in history[0] if name not in ("epoch", "lr", "seconds")]
+    figure, ax = plt.subplots(figsize=(5.2, 2.8))
+    for name in terms:
+        ax.plot([line["epoch"] for line in history], [line[name] for line in history], marker="o", markersize=3, label=name)
+    ax.set(xlabel="epoch", ylabel="mean loss")
+    ax.legend()
+    figure.tight_layout()
+    return figure
+
+
+def distance_histogram(same, different, threshold=None, title=""):
+    """Distances between images of the same person and of different people, each as a density."""
+    figure, ax = plt.subplots(figsize=(6, 3))
+    bins = np.linspace(0, max(np.max(same), np.max(different)), 60)
+    for values, colour, name in ((different, RED, "different people"), (same, GREEN, "same person, another camera")):
+        ax.hist(values, bins, density=True, color=colour, alpha=0.55, label=name)
+    if threshold is not None:
+        ax.axvline(threshold, color="black", linestyle="--", linewidth=1)
+        ax.annotate(f" {threshold:.2f}", (threshold, ax.get_ylim()[1]), va="top", fontsize=9)
+    ax.set(xlabel="distance between two embeddings", yticks=[], ylabel="share of pairs", title=title)
+    ax.legend(fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
+def score_bars(table, metric="mAP", title=""):
+    """Horizontal bars from a DataFrame with columns name, mean, spread (percent)."""
+    figure, ax = plt.subplots(figsize=(6, 0.45 * len(table) + 0.9))
+    ax.barh(table["name"], table["mean"], xerr=table["spread"], color=BLUE, height=0.6, error_kw={"ecolor": "black", "capsize": 3})
+    for i, value in enumerate(table["mean"]):
+        ax.text(1, i, f"{value:.1f}", va="center", color="white", fontsize=9)
+    ax.set(xlabel=f"{metric} (%)", xlim=(0, 100), title=title)
+    ax.invert_yaxis()
+    figure.tight_layout()
+    return figure

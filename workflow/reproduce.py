@@ -1,0 +1,59 @@
+"""make reproduce: run the Snakefile here, with a bar over the notebooks, and say where everything lies."""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--profile", default="quick", choices=("quick", "full", "laptop", "paper"))
+    parser.add_argument("--dataset", default="synthetic")
+    parser.add_argument("--cores", default="2")
+    args = parser.parse_args()
+    out, started = ROOT / "build" / args.profile, time.time()
+    out.mkdir(parents=True, exist_ok=True)
+    log = out / "reproduce.log"
+    batch = [sys.executable, "-m", "snakemake", "-s", "workflow/Snakefile", "--cores", args.cores, "--rerun-triggers", "mtime", "input",
+             "--rerun-incomplete", "--config", f"profile={args.profile}", f"dataset={args.dataset}"]
+    with open(log, "w", encoding="utf-8") as file:
+        process = subprocess.Popen(batch, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                   env={**os.environ, "PYTHONUNBUFFERED": "1"})
+        failed = follow(process, file)
+    minutes = (time.time() - started) / 60
+    if failed:
+        print(f"\nThe batch stopped after {minutes:.1f} minutes. Its log: {log}", file=sys.stderr)
+        return failed
+    tables = ROOT / "results" if args.profile == "full" else out / "tables"
+    print(f"\nDone in {minutes:.1f} minutes.\n  notebooks  {out}\n  figures    {ROOT / 'figures'}\n  tables     {tables}")
+    return 0
+
+
+def follow(process, log):
+    """Copy the batch's output to its log; a bar for the jobs, and above it the lines a reader wants: epochs, scores, errors."""
+    steps = re.compile(r"(\d+) of (\d+) steps \(\d+%\) done")
+    wanted = re.compile(r"epoch \d+/\d+|, seed \d+:|^reidnb|Error|Exception")
+    with tqdm(total=1, unit="job", desc="notebooks and runs", leave=True) as bar:
+        for line in process.stdout:
+            log.write(line)
+            log.flush()
+            if found := steps.search(line):
+                bar.total, bar.n = int(found[2]), int(found[1])
+                bar.refresh()
+            elif line.startswith("    output:"):
+                bar.set_postfix_str(Path(line.split(":")[1].strip().split(",")[0]).name)
+            elif wanted.search(line):
+                bar.write(line.rstrip())
+    return process.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

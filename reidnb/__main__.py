@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 
-
 def parse(arguments):
-    parser = argparse.ArgumentParser(prog="python -m reidnb", description="Person re-identification in notebooks: the batch's commands")
+    parser = argparse.ArgumentParser(
+        prog="python -m reidnb", description="Person re-identification in notebooks: the batch's commands"
+    )
     commands = parser.add_subparsers(required=True)
 
     def add(function, help):
@@ -30,7 +31,9 @@ def parse(arguments):
     arg("--set", nargs="*", default=[], metavar="NAME=VALUE", help="fields of the recipe or options of the dataset")
 
     arg = add(tables, "write the tables from the kept runs: runs.csv, summary.md, claims.md, and the README's")
-    arg("--out", type=Path, default=Path("results"), help="a folder (default: results; only then the README is renewed)")
+    arg(
+        "--out", type=Path, default=Path("results"), help="a folder (default: results; only then the README is renewed)"
+    )
 
     add(draw, "draw the built-in world and keep it, so that notebooks open it at once")
 

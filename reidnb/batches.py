@@ -1,8 +1,8 @@
 """From a split of images to training batches: who is in a batch, and how each picture is varied.
 
-A batch is chosen by index (`pk_batches`, `shuffled_batches`) and then made from the uint8 images in one go (`make_batch`): crop
-and flip are a single copy, colour jitter costs nothing because it folds into the normalisation, and every image has draws of its own.
-On a GPU the same draws are applied to the whole batch at once.
+A batch is chosen by index (`pk_batches`, `shuffled_batches`) and then made from the uint8 images in one go
+(`make_batch`): crop and flip are a single copy, colour jitter costs nothing because it folds into the normalisation,
+and every image has draws of its own. On a GPU the same draws are applied to the whole batch at once.
 """
 
 from dataclasses import dataclass
@@ -15,28 +15,39 @@ __all__ = ["Augmentation", "MEAN", "STD", "make_batch", "pk_batches", "shuffled_
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of RGB in [0, 1]: what pretrained weights expect
 
 
-# ------------------------------------------------------------------------------------------------------ who is in a batch
+# -------------------------------------------------------------------------------------------------------- who is in a
+# batch
 
 
 def pk_batches(labels, p, k, rng):
-    """Batches of P identities x K images (Hermans et al., 2017) that cover every image at least once -> list of (P * K,) indices.
+    """Batches of P identities x K images (Hermans et al., 2017) that cover every image at least once -> list of (P *
+    K,) indices.
 
-    labels: int (N,), an identity an image. Identities with fewer than K images, and the last K of any other, are filled up with
-    images of the same identity drawn again. The fullest identities go first, so that few are left over at the end; a last
-    batch that is short of identities is filled up with others. Raises ValueError when there are fewer than P identities.
+    labels: int (N,), an identity an image. Identities with fewer than K images, and the last K of any other, are
+    filled up with images of the same identity drawn again. The fullest identities go first, so that few are left over
+    at the end; a last batch that is short of identities is filled up with others. Raises ValueError when there are
+    fewer than P identities.
     """
     labels = np.asarray(labels)
     people = np.unique(labels)
     if p < 1 or k < 1 or len(people) < p:
-        raise ValueError(f"P x K = {p} x {k} needs at least {max(p, 1)} identities with K >= 1; the labels hold {len(people)}")
+        raise ValueError(
+            f"P x K = {p} x {k} needs at least {max(p, 1)} identities with K >= 1; the labels hold {len(people)}"
+        )
     by_person = np.split(np.argsort(labels, kind="stable"), np.flatnonzero(np.diff(np.sort(labels))) + 1)
     waiting = [_groups_of_k(rng.permutation(images), k, rng) for images in by_person]
     batches = []
     while any(waiting):
         left = np.array([len(groups) for groups in waiting])
         chosen = np.lexsort((rng.random(len(left)), -left))[:p]
-        batches.append(np.concatenate([
-            waiting[i].pop() if waiting[i] else _groups_of_k(rng.permutation(by_person[i])[:k], k, rng)[0] for i in chosen]))
+        batches.append(
+            np.concatenate(
+                [
+                    waiting[i].pop() if waiting[i] else _groups_of_k(rng.permutation(by_person[i])[:k], k, rng)[0]
+                    for i in chosen
+                ]
+            )
+        )
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
@@ -51,7 +62,8 @@ def shuffled_batches(labels, size, rng):
     return np.split(np.resize(order, -(-len(order) // size) * size), -(-len(order) // size))
 
 
-# ------------------------------------------------------------------------------------------------- how a picture is varied
+# --------------------------------------------------------------------------------------------------- how a picture is
+# varied
 
 
 @dataclass(frozen=True)
@@ -81,7 +93,9 @@ def draw(n, height, width, augmentation, rng):
     reach = round(a.pad * height)
     area = rng.uniform(0.02, 0.33, n) * height * width
     aspect = np.exp(rng.uniform(np.log(0.3), np.log(1 / 0.3), n))
-    size = np.stack([np.minimum(np.sqrt(area * aspect), height), np.minimum(np.sqrt(area / aspect), width)], 1).astype(int)
+    size = np.stack([np.minimum(np.sqrt(area * aspect), height), np.minimum(np.sqrt(area / aspect), width)], 1).astype(
+        int
+    )
     size[rng.random(n) >= a.erase] = 0
     corner = (rng.random((n, 2)) * (np.array([height, width]) - size + 1)).astype(int)
     boxes = np.stack([corner[:, 0], corner[:, 0] + size[:, 0], corner[:, 1], corner[:, 1] + size[:, 1]], 1)
@@ -89,15 +103,21 @@ def draw(n, height, width, augmentation, rng):
     tint = np.exp(a.colour / 2 * rng.uniform(-1, 1, (n, 3)))
     brightness = 128 * a.colour * rng.uniform(-1, 1, (n, 1))
     gain = contrast * tint
-    return Draws(rng.random(n) < a.flip, rng.integers(-reach, reach + 1, (n, 2)), boxes,
-                 gain.astype(np.float32), (128 * (1 - contrast) + brightness + 0 * gain).astype(np.float32))
+    return Draws(
+        rng.random(n) < a.flip,
+        rng.integers(-reach, reach + 1, (n, 2)),
+        boxes,
+        gain.astype(np.float32),
+        (128 * (1 - contrast) + brightness + 0 * gain).astype(np.float32),
+    )
 
 
 def make_batch(images, indices, augmentation=None, rng=None, device="cpu", out=None):
     """Normalised float32 batch (B, 3, H, W), channels last, on `device`.
 
-    images: uint8 (N, 3, H, W), a numpy array (memory map) or, to keep a whole dataset on a GPU, a tensor there. indices: (B,).
-    Without `augmentation` pictures are only normalised. `out` may be the batch before, whose memory is then used again.
+    images: uint8 (N, 3, H, W), a numpy array (memory map) or, to keep a whole dataset on a GPU, a tensor there.
+    indices: (B,). Without `augmentation` pictures are only normalised. `out` may be the batch before, whose memory is
+    then used again.
     """
     if images.ndim != 4 or images.shape[1] != 3 or str(images.dtype).split(".")[-1] != "uint8":
         raise ValueError(f"images must be uint8 (N, 3, H, W), got {images.dtype} {tuple(images.shape)}")
@@ -119,22 +139,26 @@ def make_batch(images, indices, augmentation=None, rng=None, device="cpu", out=N
 
 
 def _cut_out(images, indices, draws):
-    """Shifted and mirrored copies, black where the picture ends: one slice copy an image (ten times faster than a gather)."""
+    """Shifted and mirrored copies, black where the picture ends: one slice copy an image (ten times faster than a
+    gather)."""
     if draws is None:
         return images[indices]
     height, width = images.shape[2:]
     pixels = np.zeros((len(indices), *images.shape[1:]), np.uint8)
     for to, i, (y, x), flip in zip(pixels, indices, draws.shift.tolist(), draws.flip):
         source = images[i, :, :, ::-1] if flip else images[i]
-        to[:, max(0, -y):height - max(0, y), max(0, -x):width - max(0, x)] = (
-            source[:, max(0, y):height + min(0, y), max(0, x):width + min(0, x)])
+        to[:, max(0, -y) : height - max(0, y), max(0, -x) : width - max(0, x)] = source[
+            :, max(0, y) : height + min(0, y), max(0, x) : width + min(0, x)
+        ]
     return pixels
 
 
 def _normalisation(draws, n, device):
     """scale and shift (N or 1, 3, 1, 1) that turn pixel values into jittered, normalised ones."""
     mean, std = 255 * np.array(MEAN, np.float32), 255 * np.array(STD, np.float32)
-    gain, offset = (np.ones((1, 3), np.float32), np.zeros((1, 3), np.float32)) if draws is None else (draws.gain, draws.offset)
+    gain, offset = (
+        (np.ones((1, 3), np.float32), np.zeros((1, 3), np.float32)) if draws is None else (draws.gain, draws.offset)
+    )
     scale, shift = gain / std, (offset - mean) / std
     return (torch.from_numpy(a.astype(np.float32)[:, :, None, None]).to(device) for a in (scale, shift))
 
@@ -155,6 +179,7 @@ def _make_on_device(images, indices, draws):
     pixels = images[indices[:, None, None, None], channels, rows[:, None, :, None], columns[:, None, None, :]]
     batch = torch.addcmul(shift, torch.where(inside, pixels, 0).float(), scale)
     y, x = torch.arange(height, device=device), torch.arange(width, device=device)
-    erased = (((y >= boxes[:, :1]) & (y < boxes[:, 1:2]))[:, None, :, None]
-              & ((x >= boxes[:, 2:3]) & (x < boxes[:, 3:]))[:, None, None, :])
+    erased = ((y >= boxes[:, :1]) & (y < boxes[:, 1:2]))[:, None, :, None] & (
+        (x >= boxes[:, 2:3]) & (x < boxes[:, 3:])
+    )[:, None, None, :]
     return batch.masked_fill_(erased, 0).contiguous(memory_format=torch.channels_last)

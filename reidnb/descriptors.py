@@ -6,10 +6,11 @@ __all__ = ["colour_histogram"]
 
 
 def colour_histogram(images, stripes=6, bins=8):
-    """Hue, saturation and value histograms of horizontal stripes (after Gray and Tao, 2008) -> (N, stripes * 3 * bins) float32.
+    """Hue, saturation and value histograms of horizontal stripes (after Gray and Tao, 2008) -> (N, stripes * 3 *
+    bins) float32.
 
-    images: uint8 (N, 3, H, W). Each histogram is square-rooted (so that the Euclidean distance is Hellinger's) and the whole is
-    scaled to length 1. Pixels count for more towards the middle column, where the person is.
+    images: uint8 (N, 3, H, W). Each histogram is square-rooted (so that the Euclidean distance is Hellinger's) and
+    the whole is scaled to length 1. Pixels count for more towards the middle column, where the person is.
     """
     if images.ndim != 4 or images.shape[1] != 3 or images.dtype != np.uint8:
         raise ValueError(f"images must be uint8 (N, 3, H, W), got {images.dtype} {images.shape}")

@@ -7,8 +7,9 @@ The protocol is Market-1501's (Zheng et al., 2015).  For each query the gallery 
 * gallery images with pid 0 ("distractors") stay and always count as wrong,
 * queries without any match left are left out of every mean.
 
-Nothing is sorted that need not be.  A ranking's scores depend only on the ranks of the *right* images, and the rank of an image
-is how many others lie nearer: so each query keeps only the gallery images up to its farthest match and looks the matches up there.
+Nothing is sorted that need not be.  A ranking's scores depend only on the ranks of the *right* images, and the rank
+of an image is how many others lie nearer: so each query keeps only the gallery images up to its farthest match and
+looks the matches up there.
 """
 
 from dataclasses import dataclass, field
@@ -24,8 +25,9 @@ __all__ = ["Scores", "euclidean_distances", "evaluate", "evaluate_features", "mu
 class Scores:
     """What a ranking scored; all numbers lie in [0, 1].
 
-    `mAP` and `mINP` are means over the queries that have a match; `cmc[k - 1]` is Rank-k, the share of those queries with a
-    right image among their first k; `ap` has one value a query, NaN where the query has no match; `queries` counts the others.
+    `mAP` and `mINP` are means over the queries that have a match; `cmc[k - 1]` is Rank-k, the share of those queries
+    with a right image among their first k; `ap` has one value a query, NaN where the query has no match; `queries`
+    counts the others.
     """
 
     mAP: float
@@ -43,15 +45,16 @@ class Scores:
         return f"mAP {100 * self.mAP:.1f}  {ranks}  mINP {100 * self.mINP:.1f} %  ({self.queries} queries)"
 
 
-# ------------------------------------------------------------------------------------------------------------- distances
+# ---------------------------------------------------------------------------------------------------------- distances
 
 
 def euclidean_distances(x, y):
-    """Euclidean distances between the rows of x (Q, D) and of y (G, D) -> (Q, G), float32 (float64 for float64 input).
+    """Euclidean distances between the rows of x (Q, D) and y (G, D) -> (Q, G), float32 (float64 from float64).
 
-    numpy in, numpy out; torch in, torch out, on x's device.  The product form |x|^2 + |y|^2 - 2 x.y is fast but loses the small
-    distances between near-duplicates to rounding, so entries below a thousandth of |x|^2 + |y|^2 are computed once more from
-    x - y.  The rows of the result start at multiples of 16 values, which matrix products like; copy it if you need it packed.
+    numpy in, numpy out; torch in, torch out, on x's device.  The product form |x|^2 + |y|^2 - 2 x.y is fast but loses
+    the small distances between near-duplicates to rounding, so entries below a thousandth of |x|^2 + |y|^2 are
+    computed once more from x - y.  The rows of the result start at multiples of 16 values, which matrix products
+    like; copy it if you need it packed.
     """
     given_numpy = isinstance(x, np.ndarray)
     x, y = _features(x, "x"), _features(y, "y")
@@ -69,7 +72,7 @@ def euclidean_distances(x, y):
 
 
 def _mend_near_duplicates(squared, x, y, limit):
-    """Recompute from differences the entries of `squared` that lie below `limit`, where the product form has cancelled."""
+    """Recompute from differences the entries of `squared` below `limit`, where the product form has cancelled."""
     i, j = torch.nonzero(squared < limit, as_tuple=True)
     if len(i) > squared.numel() // 50:  # (nearly) collapsed features: twice the digits cost less than pair by pair
         a, b = x.double(), y.double()
@@ -86,21 +89,22 @@ def _product(x, y, out):
 
 
 def _padded(rows, columns, like):
-    """An empty (rows, columns) tensor whose rows start at multiples of 16 values: MKL loses a third of its speed otherwise."""
+    """An empty (rows, columns) tensor, its rows starting at multiples of 16: MKL loses a third of its speed else."""
     width = max(16, (columns + 15) // 16 * 16)
     return torch.empty(rows, width, dtype=like.dtype, device=like.device)[:, :columns]
 
 
-# ---------------------------------------------------------------------------------------------------------------- scores
+# ------------------------------------------------------------------------------------------------------------- scores
 
 
 def evaluate(distances, query_pids, gallery_pids, query_camids, gallery_camids, ap="step", max_rank=50):
     """Score a whole matrix of distances (Q, G), numpy or torch, small = alike -> Scores.
 
-    `ap="step"` averages the precision at each right image, as most code and papers do; `ap="trapezoid"` is the form of
-    Market-1501's official evaluation, which averages the precision just before and at each right image.  Equal distances are
-    scored by their *expectation over all orders*: features that have collapsed to one point score at chance, whatever the
-    order of the gallery.  `max_rank` is the length of the CMC.  Raises ValueError on shapes, ids or NaN that cannot be meant.
+    `ap="step"` averages the precision at each right image, as most code and papers do; `ap="trapezoid"` is the form
+    of Market-1501's official evaluation, which averages the precision just before and at each right image.  Equal
+    distances are scored by their *expectation over all orders*: features that have collapsed to one point score at
+    chance, whatever the order of the gallery.  `max_rank` is the length of the CMC.  Raises ValueError on shapes, ids
+    or NaN that cannot be meant.
     """
     distances = _numpy(distances)
     if distances.ndim != 2:
@@ -111,24 +115,35 @@ def evaluate(distances, query_pids, gallery_pids, query_camids, gallery_camids, 
     return _scores(_count_rows(distances, 0, protocol), max_rank, ap)
 
 
-def evaluate_features(query_features, gallery_features, query_pids, gallery_pids, query_camids, gallery_camids,
-                      ap="step", max_rank=50, block=256):
+def evaluate_features(
+    query_features,
+    gallery_features,
+    query_pids,
+    gallery_pids,
+    query_camids,
+    gallery_camids,
+    ap="step",
+    max_rank=50,
+    block=256,
+):
     """Score features (Q, D) and (G, D) by Euclidean distance -> Scores, as `evaluate` does.
 
-    Works through `block` queries at a time: the (Q, G) matrix never exists, so a gallery of a million images needs no more
-    than `block` rows of it.  Features stay on their device; distances come to the CPU block by block.
+    Works through `block` queries at a time: the (Q, G) matrix never exists, so a gallery of a million images needs no
+    more than `block` rows of it.  Features stay on their device; distances come to the CPU block by block.
     """
     x, y = _features(query_features, "query_features"), _features(gallery_features, "gallery_features")
     if x.shape[1] != y.shape[1]:
-        raise ValueError(f"queries have {x.shape[1]} values a row, the gallery {y.shape[1]}: both must come from one model")
+        raise ValueError(
+            f"queries have {x.shape[1]} values a row, the gallery {y.shape[1]}: both must come from one model"
+        )
     protocol = _protocol((len(x), len(y)), query_pids, gallery_pids, query_camids, gallery_camids)
     squares, buffer = (y * y).sum(1), _padded(min(block, len(x)), len(y), y)
 
     def counts():
         for start in range(0, len(x), block):
-            part = x[start:start + block]
+            part = x[start : start + block]
             # |q|^2 is the same along a row and the square root keeps the order: neither changes a ranking
-            nearness = _product(part, y, buffer[:len(part)]).mul_(-2).add_(squares)
+            nearness = _product(part, y, buffer[: len(part)]).mul_(-2).add_(squares)
             yield from _count_rows(nearness.cpu().numpy(), start, protocol)
 
     return _scores(counts(), max_rank, ap)
@@ -137,8 +152,9 @@ def evaluate_features(query_features, gallery_features, query_pids, gallery_pids
 def multi_query_features(features, pids, camids, pool_features, pool_pids, pool_camids, how="mean"):
     """Replace each query's feature by the mean (or "max") over all images of its person in its camera -> (Q, D).
 
-    features (Q, D) are the queries', pool_features (N, D) hold the further images: Market-1501's `gt_bbox`, or the gallery's own
-    images of that person and camera, which the protocol ignores anyway.  A query without further images keeps its feature.
+    features (Q, D) are the queries', pool_features (N, D) hold the further images: Market-1501's `gt_bbox`, or the
+    gallery's own images of that person and camera, which the protocol ignores anyway.  A query without further images
+    keeps its feature.
     """
     if how not in ("mean", "max"):
         raise ValueError(f"how must be 'mean' or 'max', got {how!r}")
@@ -147,15 +163,18 @@ def multi_query_features(features, pids, camids, pool_features, pool_pids, pool_
     cameras = 1 + max(camids.max(initial=0), pool_camids.max(initial=0))
     order = np.argsort(pool_pids * cameras + pool_camids, kind="stable")
     keys = (pool_pids * cameras + pool_camids)[order]
-    first, last = np.searchsorted(keys, pids * cameras + camids, "left"), np.searchsorted(keys, pids * cameras + camids, "right")
+    first, last = (
+        np.searchsorted(keys, pids * cameras + camids, "left"),
+        np.searchsorted(keys, pids * cameras + camids, "right"),
+    )
     out = x.clone()
     for i, (a, b) in enumerate(zip(first, last)):
-        group = torch.cat([x[i:i + 1], pool[torch.as_tensor(order[a:b], device=pool.device)]])
+        group = torch.cat([x[i : i + 1], pool[torch.as_tensor(order[a:b], device=pool.device)]])
         out[i] = group.mean(0) if how == "mean" else group.max(0).values
     return out.numpy() if isinstance(features, np.ndarray) else out
 
 
-# -------------------------------------------------------------------------------------------------- one query at a time
+# ------------------------------------------------------------------------------------------------ one query at a time
 
 
 @dataclass(frozen=True)
@@ -172,25 +191,35 @@ class _Protocol:
 
 def _protocol(shape, query_pids, gallery_pids, query_camids, gallery_camids):
     queries, gallery = shape
-    named = dict(query_pids=(query_pids, queries), gallery_pids=(gallery_pids, gallery),
-                 query_camids=(query_camids, queries), gallery_camids=(gallery_camids, gallery))
+    named = dict(
+        query_pids=(query_pids, queries),
+        gallery_pids=(gallery_pids, gallery),
+        query_camids=(query_camids, queries),
+        gallery_camids=(gallery_camids, gallery),
+    )
     ids = {}
     for name, (values, wanted) in named.items():
         values = _numpy(values)
         if values.shape != (wanted,) or values.dtype.kind not in "iu":
-            raise ValueError(f"{name} must be {wanted} integers, one for each {'row' if 'query' in name else 'column'} of the "
-                             f"{queries} x {gallery} distances; got shape {values.shape} of {values.dtype}")
+            raise ValueError(
+                f"{name} must be {wanted} integers, one for each {'row' if 'query' in name else 'column'} of the "
+                f"{queries} x {gallery} distances; got shape {values.shape} of {values.dtype}"
+            )
         ids[name] = values.astype(np.int64)
     if not queries or not gallery:
         raise ValueError(f"nothing to score: {queries} queries and {gallery} gallery images")
     if ids["query_pids"].min() < 1:
         bad = int(ids["query_pids"].min())
-        raise ValueError(f"query_pids holds {bad}, but 0 (distractor) and -1 (junk) name nobody: a query needs an identity from 1 on")
+        raise ValueError(
+            f"query_pids holds {bad}, but 0 (distractor) and -1 (junk) name nobody: a query needs an identity from 1 on"
+        )
     order = np.argsort(ids["gallery_pids"], kind="stable")
     by_pid = ids["gallery_pids"][order]
     first, last = (np.searchsorted(by_pid, ids["query_pids"], side) for side in ("left", "right"))
     _require_a_match(ids, first, last, order)
-    return _Protocol(ids["query_camids"], ids["gallery_camids"], order, first, last, np.flatnonzero(ids["gallery_pids"] == -1))
+    return _Protocol(
+        ids["query_camids"], ids["gallery_camids"], order, first, last, np.flatnonzero(ids["gallery_pids"] == -1)
+    )
 
 
 def _require_a_match(ids, first, last, order):
@@ -198,9 +227,10 @@ def _require_a_match(ids, first, last, order):
         if (ids["gallery_camids"][order[a:b]] != camid).any():
             return
     raise ValueError(
-        f"none of the {len(first)} queries has a match: {int((last > first).sum())} of them have gallery images of their identity, "
-        "but only of the query's own camera, and those are ignored (the same-camera rule). Check that query and gallery ids use "
-        "one numbering and that the camera ids were read rightly")
+        f"none of the {len(first)} queries has a match: {int((last > first).sum())} of them have gallery images of their "
+        "identity, but only of the query's own camera, and those are ignored (the same-camera rule). Check that query and "
+        "gallery ids use one numbering and that the camera ids were read rightly"
+    )
 
 
 def _count_rows(distances, start, protocol):
@@ -210,7 +240,7 @@ def _count_rows(distances, start, protocol):
     """
     row = np.empty(distances.shape[1], distances.dtype)
     for i, given in enumerate(distances, start):
-        same_pid = protocol.order[protocol.first[i]:protocol.last[i]]
+        same_pid = protocol.order[protocol.first[i] : protocol.last[i]]
         matches = given[same_pid[protocol.gallery_camids[same_pid] != protocol.query_camids[i]]]
         if not np.isfinite(given.max()):  # max hands a NaN on
             raise ValueError(f"the distances of query {i} hold NaN or infinity: the features behind them are broken")
@@ -241,7 +271,9 @@ def _scores(counts, max_rank, ap):
     inverse = total[scored] / (np.maximum.reduceat(nearer_wrong + place, starts) + 1)
     cmc = np.arange(max_rank) >= nearer_wrong[starts][:, None]
     for q in np.flatnonzero(np.add.reduceat(upto_wrong - nearer_wrong, starts)):  # a wrong image as near as a right one
-        average[q], inverse[q], cmc_q = _score_ties(matches[scored[q]], nearer[scored[q]], upto[scored[q]], max_rank, ap)
+        average[q], inverse[q], cmc_q = _score_ties(
+            matches[scored[q]], nearer[scored[q]], upto[scored[q]], max_rank, ap
+        )
         cmc = cmc.astype(float, copy=False)
         cmc[q] = cmc_q
     per_query = np.full(len(total), np.nan)
@@ -258,7 +290,8 @@ def _precision(found, before, ap):
 
 
 def _score_ties(matches, nearer, upto, max_rank, ap):
-    """AP, INP and CMC of one query in expectation over all orders of the images at equal distance (McSherry, Najork 2008)."""
+    """AP, INP and CMC of one query in expectation over all orders of the images at equal distance (McSherry, Najork
+    2008)."""
     average, count = 0.0, len(matches)
     found, right = np.unique(np.searchsorted(matches, matches), return_counts=True)  # groups of matches at one distance
     for a, r in zip(found, right):
@@ -269,19 +302,23 @@ def _score_ties(matches, nearer, upto, max_rank, ap):
     wrong = upto[0] - nearer[0]
     cmc = 1 - _chance_all_in(upto[0] + right[0] - np.arange(1, max_rank + 1), right[0], wrong + right[0])
     wrong, place = upto[-1] - nearer[-1], np.arange(right[-1] + upto[-1] - nearer[-1])
-    chance_last = np.diff(_chance_all_in(np.r_[place, len(place)], right[-1], len(place)))  # that the last match stands there
+    chance_last = np.diff(
+        _chance_all_in(np.r_[place, len(place)], right[-1], len(place))
+    )  # that the last match stands there
     return average, (chance_last * count / (found[-1] + nearer[-1] + place + 1)).sum(), cmc
 
 
 def _chance_all_in(places, right, size):
-    """The probability that all `right` of `size` shuffled images fall among the first `places`: C(places, r) / C(size, r)."""
+    """The probability that all `right` of `size` shuffled images fall among the first `places`: C(places, r) /
+    C(size, r)."""
     p = np.clip(places, 0, size).astype(float)
     inside = np.maximum(p, right)  # keeps gammaln away from its poles; those entries are 0 below
     log = gammaln(inside + 1) - gammaln(inside - right + 1) - gammaln(size + 1) + gammaln(size - right + 1)
     return np.where(p >= right, np.exp(log), 0.0)
 
 
-# ----------------------------------------------------------------------------------------------------------- at the door
+# ------------------------------------------------------------------------------------------------------------- at the
+# door
 
 
 def _numpy(values):

@@ -1,7 +1,8 @@
 """Experiments: recipe + dataset + seed -> Result, made once and kept.
 
-A Result lies in one file under a key of everything that matters: the recipe's every field, the dataset's content, the seed, the
-starting weights, the package's own code and torch's version. Ask again and it is loaded; change anything and it is run anew.
+A Result lies in one file under a key of everything that matters: the recipe's every field, the dataset's content, the
+seed, the starting weights, the package's own code and torch's version. Ask again and it is loaded; change anything
+and it is run anew.
 """
 
 import ast
@@ -23,14 +24,14 @@ import torch
 
 from reidnb import __version__, evaluation, tables
 from reidnb.batches import Augmentation
-from reidnb.datasets import ReIDDataset, open_dataset, relabel
+from reidnb.datasets import DATASETS, ReIDDataset, open_dataset, relabel
 from reidnb.descriptors import colour_histogram
 from reidnb.files import cache_root, locked, write_aside
 from reidnb.models import build_model, weights_fingerprint
-from reidnb.recipes import Recipe, recipe
+from reidnb.recipes import PROFILES, Recipe, recipe
 from reidnb.training import choose_device, embed, train
 
-__all__ = ["Result", "claims", "kept_results", "results", "run"]
+__all__ = ["Result", "check_parameters", "claims", "kept_results", "results", "run"]
 
 log = logging.getLogger("reidnb")
 PACKAGE = Path(__file__).parent
@@ -42,9 +43,10 @@ CODE_THAT_MATTERS = ("batches.py", "losses.py", "evaluation.py", "training.py", 
 class Result:
     """What one run gave.
 
-    `scores` and `multi_query` are Scores; `history` holds a dict an epoch; `features.query` (Q, D) and `features.gallery` (G, D) are
-    the embeddings in the dataset's order; `seconds` is the time of training and embedding; `changes` says what was changed
-    in the recipe or the dataset; `about` with which device, versions and commit the run was made.
+    `scores` and `multi_query` are Scores; `history` holds a dict an epoch; `features.query` (Q, D) and
+    `features.gallery` (G, D) are the embeddings in the dataset's order; `seconds` is the time of training and
+    embedding; `changes` says what was changed in the recipe or the dataset; `about` with which device, versions and
+    commit the run was made.
     """
 
     recipe: Recipe
@@ -71,22 +73,35 @@ class Result:
 
     def row(self):
         """The run as a row of results/runs.csv."""
-        scores = {"mAP": self.scores.mAP, **{f"rank{k}": float(self.scores.cmc[k - 1]) for k in (1, 5, 10)}, "mINP": self.scores.mINP,
-                  "multi_query_mAP": self.multi_query.mAP, "multi_query_rank1": float(self.multi_query.cmc[0])}
-        return {"recipe": self.recipe.name, "dataset": self.dataset, "changes": self.changes, "profile": self.profile,
-                "seed": self.seed, **{k: round(v, 5) for k, v in scores.items()}, "seconds": round(self.seconds, 1),
-                **self.about, "key": self.key}
+        scores = {
+            "mAP": self.scores.mAP,
+            **{f"rank{k}": float(self.scores.cmc[k - 1]) for k in (1, 5, 10)},
+            "mINP": self.scores.mINP,
+            "multi_query_mAP": self.multi_query.mAP,
+            "multi_query_rank1": float(self.multi_query.cmc[0]),
+        }
+        return {
+            "recipe": self.recipe.name,
+            "dataset": self.dataset,
+            "changes": self.changes,
+            "profile": self.profile,
+            "seed": self.seed,
+            **{k: round(v, 5) for k, v in scores.items()},
+            "seconds": round(self.seconds, 1),
+            **self.about,
+            "key": self.key,
+        }
 
 
 def run(recipe_name, dataset="synthetic", profile="quick", seed=0, device=None, **changes):
     """Train and test one recipe -> Result, kept on disk and loaded when it is there.
 
-    recipe_name: a name of `recipes.RECIPES`, or a Recipe. dataset: a name for `open_dataset`, or an opened ReIDDataset. changes: fields
-    of the recipe (`epochs=20`) or options of the dataset (`misalignment=2.0`). A run that was killed goes on after its last
-    epoch; two processes that ask for the same run make it once. Raises ValueError or TypeError for what is unknown before any work.
+    recipe_name: a name of `recipes.RECIPES`, or a Recipe. dataset: a name for `open_dataset`, or an opened
+    ReIDDataset. changes: fields of the recipe (`epochs=20`) or options of the dataset (`misalignment=2.0`). A run
+    that was killed goes on after its last epoch; two processes that ask for the same run make it once. Raises
+    ValueError or TypeError for what is unknown before any work.
     """
-    if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or seed < 0:
-        raise ValueError(f"seed must be an integer from 0 on, got {seed!r}")
+    check_seed(seed)
     device = choose_device(device)
     recipe_fields = {f.name for f in fields(Recipe)}
     plan = recipe(recipe_name, profile, **{k: v for k, v in changes.items() if k in recipe_fields})
@@ -99,11 +114,32 @@ def run(recipe_name, dataset="synthetic", profile="quick", seed=0, device=None, 
             made = _make(plan, data, seed, device, path.with_suffix(".checkpoint"))
             changed = ", ".join(f"{k}={v!r}" for k, v in sorted(changes.items()))
             recorded = "full" if profile == "quick" else profile  # the same settings: quick is full's first seed
-            made["about"] |= {"recipe": asdict(plan), "dataset": data.name, "profile": recorded, "seed": int(seed), "changes": changed}
+            made["about"] |= {
+                "recipe": asdict(plan),
+                "dataset": data.name,
+                "profile": recorded,
+                "seed": int(seed),
+                "changes": changed,
+            }
             write_aside(path, lambda file: _save(file, made))
             path.with_suffix(".checkpoint").unlink(missing_ok=True)
             kept = _load(path)
     return replace(kept, profile=profile)
+
+
+def check_parameters(profile, dataset, seed, device):
+    """Refuse, with a clear ValueError, a notebook's parameters that cannot be meant."""
+    if profile not in PROFILES:
+        raise ValueError(f"profile must be one of {', '.join(PROFILES)}; got {profile!r}")
+    if dataset not in DATASETS:
+        raise ValueError(f"dataset must be one of {', '.join(DATASETS)}; got {dataset!r}")
+    check_seed(seed)
+    choose_device(device)
+
+
+def check_seed(seed):
+    if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or seed < 0:
+        raise ValueError(f"seed must be an integer from 0 on, got {seed!r}")
 
 
 def kept_results():
@@ -112,16 +148,20 @@ def kept_results():
     return [result for result in map(_load, paths) if result is not None]
 
 
-# ------------------------------------------------------------------------------------------------------------ making one
+# ------------------------------------------------------------------------------------------------------------- making
+# one
 
 
 def _open(dataset, plan, options):
     if not isinstance(dataset, ReIDDataset):
         return open_dataset(dataset, size=plan.size, **options)
     if options:
-        raise TypeError(f"{', '.join(options)}: no field of a recipe, and the dataset is open already, so no option of it either")
+        raise TypeError(
+            f"{', '.join(options)}: no field of a recipe, and the dataset is open already, so no option of it either"
+        )
     if dataset.train.images.shape[2:] != tuple(plan.size):
-        raise ValueError(f"recipe {plan.name} wants pictures of {plan.size}, the dataset was opened at {dataset.train.images.shape[2:]}")
+        opened = dataset.train.images.shape[2:]
+        raise ValueError(f"recipe {plan.name} wants pictures of {plan.size}, the dataset was opened at {opened}")
     return dataset
 
 
@@ -146,15 +186,35 @@ def _make(plan, data, seed, device, checkpoint):
     pool, pool_features = data.gallery, gallery
     if data.multi_query is not None:
         pool, pool_features = data.multi_query, features_of(data.multi_query.images)
-    many = evaluation.multi_query_features(query, data.query.pids, data.query.camids, pool_features, pool.pids, pool.camids)
+    many = evaluation.multi_query_features(
+        query, data.query.pids, data.query.camids, pool_features, pool.pids, pool.camids
+    )
     scores, multi_query = (
-        evaluation.evaluate_features(q, gallery, data.query.pids, data.gallery.pids, data.query.camids, data.gallery.camids)
-        for q in (query, many))
-    about = {"history": history, "seconds": seconds, "made": {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
-        "torch": torch.__version__.split("+")[0], "commit": _commit(), "date": time.strftime("%Y-%m-%d")}}
-    return {"query": query, "gallery": gallery, **state, "about": about,
-            "scores": _flat(scores), "multi_query": _flat(multi_query)}
+        evaluation.evaluate_features(
+            q, gallery, data.query.pids, data.gallery.pids, data.query.camids, data.gallery.camids
+        )
+        for q in (query, many)
+    )
+    about = {
+        "history": history,
+        "seconds": seconds,
+        "made": {
+            "device": torch.cuda.get_device_name()
+            if device.type == "cuda"
+            else f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
+            "torch": torch.__version__.split("+")[0],
+            "commit": _commit(),
+            "date": time.strftime("%Y-%m-%d"),
+        },
+    }
+    return {
+        "query": query,
+        "gallery": gallery,
+        **state,
+        "about": about,
+        "scores": _flat(scores),
+        "multi_query": _flat(multi_query),
+    }
 
 
 def _flat(scores):
@@ -163,10 +223,12 @@ def _flat(scores):
 
 def _unflat(values):
     ranks = int(values[3])
-    return evaluation.Scores(float(values[0]), float(values[1]), values[4:4 + ranks], values[4 + ranks:], int(values[2]))
+    return evaluation.Scores(
+        float(values[0]), float(values[1]), values[4 : 4 + ranks], values[4 + ranks :], int(values[2])
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------- keeping one
+# -------------------------------------------------------------------------------------------------------- keeping one
 
 
 def _save(path, made):
@@ -183,10 +245,15 @@ def _load(path):
             arrays = {name: file[name] for name in file.files}
         about = json.loads(arrays["about"].tobytes())
         return Result(
-            recipe=_recipe_from(about["recipe"]), **{k: about[k] for k in ("dataset", "profile", "seed", "changes", "history", "seconds")},
-            scores=_unflat(arrays["scores"]), multi_query=_unflat(arrays["multi_query"]), about=about["made"], key=path.stem,
+            recipe=_recipe_from(about["recipe"]),
+            **{k: about[k] for k in ("dataset", "profile", "seed", "changes", "history", "seconds")},
+            scores=_unflat(arrays["scores"]),
+            multi_query=_unflat(arrays["multi_query"]),
+            about=about["made"],
+            key=path.stem,
             features=SimpleNamespace(query=arrays["query"], gallery=arrays["gallery"]),
-            state={name.removeprefix("state/"): a for name, a in arrays.items() if name.startswith("state/")})
+            state={name.removeprefix("state/"): a for name, a in arrays.items() if name.startswith("state/")},
+        )
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as problem:
         aside = path.with_suffix(".damaged")
         os.replace(path, aside)
@@ -200,8 +267,16 @@ def _recipe_from(values):
 
 
 def _key(plan, data, seed, device):
-    parts = {**asdict(plan), "title": "", "dataset": [data.name, data.fingerprint], "seed": int(seed), "device": device.type,
-             "start": weights_fingerprint(plan.weights), "code": _code(), "torch": torch.__version__.split("+")[0]}
+    parts = {
+        **asdict(plan),
+        "title": "",
+        "dataset": [data.name, data.fingerprint],
+        "seed": int(seed),
+        "device": device.type,
+        "start": weights_fingerprint(plan.weights),
+        "code": _code(),
+        "torch": torch.__version__.split("+")[0],
+    }
     return f"{plan.name}-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]}"
 
 
@@ -214,7 +289,12 @@ def _code():
             tree = ast.parse(file.read_text(encoding="utf-8"))
             for node in ast.walk(tree):
                 body = getattr(node, "body", None)
-                if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+                if (
+                    isinstance(body, list)
+                    and body
+                    and isinstance(body[0], ast.Expr)
+                    and isinstance(body[0].value, ast.Constant)
+                ):
                     body.pop(0)
             digest.update(ast.dump(tree).encode())
     return digest.hexdigest()
@@ -224,18 +304,24 @@ def _commit():
     """The checkout's commit, with a + when files differ from it; the package's version outside a checkout."""
     git = ["git", "-C", str(PACKAGE.parent)]
     try:
-        commit = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no", "reidnb"], capture_output=True, text=True).stdout
+        commit = subprocess.run(
+            [*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no", "reidnb"], capture_output=True, text=True
+        ).stdout
         return commit + "+" * bool(changed.strip())
     except (OSError, subprocess.CalledProcessError):
         return f"v{__version__}"
 
 
-# --------------------------------------------------------------------------------------------------------------- the tables
+# ---------------------------------------------------------------------------------------------------------------- the
+# tables
 
 
 def results(kept=True):
-    """All runs as a DataFrame: those of results/runs.csv and, in their place where they are newer, the ones kept on this machine."""
+    """All runs as a DataFrame: those of results/runs.csv and, in their place where they are newer, the ones kept on
+    this machine."""
     runs = tables.read_runs(RESULTS / "runs.csv")
     return tables.merge_runs(runs, [result.row() for result in kept_results()]) if kept else runs
 
@@ -243,6 +329,7 @@ def results(kept=True):
 def claims(kept=False):
     """The ledger of claims -> DataFrame: id, statement, paper_gain, gain, spread, seeds, dataset, verdict and more.
 
-    Judged from results/runs.csv, with `kept=True` also from the runs on this machine; the rule stands in `tables.judge`.
+    Judged from results/runs.csv, with `kept=True` also from the runs on this machine; the rule stands in
+    `tables.judge`.
     """
     return tables.judge(results(kept))

@@ -52,8 +52,9 @@ def locked(path: str | Path) -> Iterator[None]:
                 print(f"reidnb: waiting for another process that is making {path}", file=sys.stderr, flush=True)
                 _wait_for_lock(file)
         except OSError as error:
-            raise OSError(error.errno, f"cannot lock {file.name} ({error.strerror}): set REIDNB_CACHE to a folder on a "
-                          "local disk") from error
+            raise OSError(
+                error.errno, f"cannot lock {file.name} ({error.strerror}): set REIDNB_CACHE to a folder on a local disk"
+            ) from error
         try:
             yield
         finally:
@@ -66,6 +67,7 @@ def _try_lock(file) -> bool:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         else:
             import msvcrt
+
             file.seek(0)
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     except (BlockingIOError, PermissionError):  # what the two systems say when another process holds it
@@ -78,6 +80,7 @@ def _wait_for_lock(file) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         return
     import time
+
     while not _try_lock(file):
         time.sleep(0.2)
 
@@ -87,5 +90,6 @@ def _unlock(file) -> None:
         fcntl.flock(file, fcntl.LOCK_UN)
     else:
         import msvcrt
+
         file.seek(0)
         msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)

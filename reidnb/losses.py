@@ -24,7 +24,8 @@ def pairwise_distances(features):
 def cross_entropy(logits, labels, smoothing=0.0):
     """Mean cross-entropy of logits (N, C) with label smoothing -> scalar.
 
-    The target is 1 - e + e / C for the label and e / C for every other class (Szegedy et al., 2016; LSR in CamStyle, eq. 4).
+    The target is 1 - e + e / C for the label and e / C for every other class (Szegedy et al., 2016; LSR in CamStyle,
+    eq. 4).
     """
     return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
 
@@ -32,9 +33,9 @@ def cross_entropy(logits, labels, smoothing=0.0):
 def trihard_loss(features, labels, margin=0.3):
     """Triplet loss with batch-hard mining, TriHard (Hermans et al., 2017, eq. 5) -> scalar.
 
-    Mean over the anchors a of  [ max_p d(a, p) - min_n d(a, n) + margin ]+ ; with `margin=None` the soft margin log(1 + exp(.)).
-    features (N, D), labels (N,). Anchors without another image of their person, or without anybody else, take no part; a batch
-    without any anchor gives 0 (with a gradient of 0).
+    Mean over the anchors a of  [ max_p d(a, p) - min_n d(a, n) + margin ]+ ; with `margin=None` the soft margin log(1
+    + exp(.)). features (N, D), labels (N,). Anchors without another image of their person, or without anybody else,
+    take no part; a batch without any anchor gives 0 (with a gradient of 0).
     """
     distances = pairwise_distances(features)
     same, anchors = _same(labels, features)
@@ -47,9 +48,12 @@ def trihard_loss(features, labels, margin=0.3):
 
 
 def _same(labels, features):
-    """Who is of one person (N, N), and which rows can be anchors: those with a positive besides themselves and a negative."""
+    """Who is of one person (N, N), and which rows can be anchors: those with a positive besides themselves and a
+    negative."""
     labels = torch.as_tensor(labels, device=features.device)
     if labels.shape != features.shape[:1]:
-        raise ValueError(f"labels must be one integer a row of the {tuple(features.shape)} features, got shape {tuple(labels.shape)}")
+        raise ValueError(
+            f"labels must be one integer a row of the {tuple(features.shape)} features, got shape {tuple(labels.shape)}"
+        )
     same = labels[:, None] == labels
     return same, torch.nonzero((same.sum(1) > 1) & ~same.all(1)).flatten()

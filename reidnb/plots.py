@@ -9,8 +9,21 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 
-__all__ = ["GREEN", "RED", "BLUE", "GREY", "cmc_curves", "distance_histogram", "people_grid", "picture_row", "rankings", "save",
-           "score_bars", "style", "training_curves"]
+__all__ = [
+    "GREEN",
+    "RED",
+    "BLUE",
+    "GREY",
+    "cmc_curves",
+    "distance_histogram",
+    "people_grid",
+    "picture_row",
+    "rankings",
+    "save",
+    "score_bars",
+    "style",
+    "training_curves",
+]
 
 GREEN, RED, BLUE, GREY, ORANGE = "#2a9d5c", "#d1495b", "#2f6690", "#8d99a6", "#e09f3e"
 FIGURES = Path(__file__).parents[1] / "figures"
@@ -18,9 +31,21 @@ FIGURES = Path(__file__).parents[1] / "figures"
 
 def style():
     """Set the look of all figures; call it once at the top of a notebook."""
-    sns.set_theme(context="notebook", style="whitegrid", palette=[BLUE, ORANGE, GREEN, RED, GREY],
-                  rc={"figure.dpi": 80, "savefig.dpi": 110, "axes.spines.top": False, "axes.spines.right": False,
-                      "axes.titlesize": 11, "axes.labelsize": 10, "font.size": 10, "legend.frameon": False})
+    sns.set_theme(
+        context="notebook",
+        style="whitegrid",
+        palette=[BLUE, ORANGE, GREEN, RED, GREY],
+        rc={
+            "figure.dpi": 80,
+            "savefig.dpi": 110,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": 11,
+            "axes.labelsize": 10,
+            "font.size": 10,
+            "legend.frameon": False,
+        },
+    )
 
 
 def save(figure, name, folder=FIGURES):
@@ -59,7 +84,9 @@ def picture_row(images, titles=None, colours=None, height=1.7):
 def people_grid(rows, row_labels=None, column_labels=None, height=1.25):
     """A grid of pictures: rows is a list of lists of images (an empty place is None)."""
     columns = max(map(len, rows))
-    figure, axes = plt.subplots(len(rows), columns, figsize=(0.53 * height * columns + 0.6, height * len(rows) + 0.2), squeeze=False)
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(0.53 * height * columns + 0.6, height * len(rows) + 0.2), squeeze=False
+    )
     for r, row in enumerate(rows):
         for c in range(columns):
             ax = axes[r, c]
@@ -76,8 +103,8 @@ def people_grid(rows, row_labels=None, column_labels=None, height=1.25):
 def rankings(query, gallery, distances, rows, top=10):
     """Ranking lists: each row a query (blue) and its nearest gallery images, right ones in green, wrong ones in red.
 
-    query, gallery: Splits. distances: (Q, G). rows: which queries. What the protocol ignores (junk, same person in the same
-    camera) is left out, as in the evaluation.
+    query, gallery: Splits. distances: (Q, G). rows: which queries. What the protocol ignores (junk, same person in
+    the same camera) is left out, as in the evaluation.
     """
     figure, axes = plt.subplots(len(rows), top + 1, figsize=(0.72 * (top + 1), 1.5 * len(rows)), squeeze=False)
     for line, q in zip(axes, rows):
@@ -98,8 +125,19 @@ def cmc_curves(scores, ranks=20):
     """CMC curves: scores is a dict name -> Scores."""
     figure, ax = plt.subplots(figsize=(5.2, 3.3))
     for name, s in scores.items():
-        ax.plot(np.arange(1, ranks + 1), 100 * s.cmc[:ranks], marker="o", markersize=3, label=f"{name} (mAP {100 * s.mAP:.1f})")
-    ax.set(xlabel="rank k", ylabel="queries with a right image\namong the first k (%)", ylim=(0, 101), xlim=(0.5, ranks + 0.5))
+        ax.plot(
+            np.arange(1, ranks + 1),
+            100 * s.cmc[:ranks],
+            marker="o",
+            markersize=3,
+            label=f"{name} (mAP {100 * s.mAP:.1f})",
+        )
+    ax.set(
+        xlabel="rank k",
+        ylabel="queries with a right image\namong the first k (%)",
+        ylim=(0, 101),
+        xlim=(0.5, ranks + 0.5),
+    )
     ax.legend(loc="lower right", fontsize=9)
     figure.tight_layout()
     return figure
@@ -110,7 +148,9 @@ def training_curves(history):
     terms = [name for name in history[0] if name not in ("epoch", "lr", "seconds")]
     figure, ax = plt.subplots(figsize=(5.2, 2.8))
     for name in terms:
-        ax.plot([line["epoch"] for line in history], [line[name] for line in history], marker="o", markersize=3, label=name)
+        ax.plot(
+            [line["epoch"] for line in history], [line[name] for line in history], marker="o", markersize=3, label=name
+        )
     ax.set(xlabel="epoch", ylabel="mean loss")
     ax.legend()
     figure.tight_layout()
@@ -135,7 +175,14 @@ def distance_histogram(same, different, threshold=None, title=""):
 def score_bars(table, metric="mAP", title=""):
     """Horizontal bars from a DataFrame with columns name, mean, spread (percent)."""
     figure, ax = plt.subplots(figsize=(6, 0.45 * len(table) + 0.9))
-    ax.barh(table["name"], table["mean"], xerr=table["spread"], color=BLUE, height=0.6, error_kw={"ecolor": "black", "capsize": 3})
+    ax.barh(
+        table["name"],
+        table["mean"],
+        xerr=table["spread"],
+        color=BLUE,
+        height=0.6,
+        error_kw={"ecolor": "black", "capsize": 3},
+    )
     for i, value in enumerate(table["mean"]):
         ax.text(1, i, f"{value:.1f}", va="center", color="white", fontsize=9)
     ax.set(xlabel=f"{metric} (%)", xlim=(0, 100), title=title)

@@ -1,7 +1,8 @@
 """The stand-in for ImageNet: the small backbone, trained on drawn people of another world.
 
-`make pretrain` draws the world (other identities, cameras, backgrounds and wardrobe palettes than the built-in world that readers test
-on: domain 1), trains the baseline on it and writes reidnb/models/small_drawn.safetensors. No person in it exists.
+`make pretrain` draws the world (other identities, cameras, backgrounds and wardrobe palettes than the built-in world
+that readers test on: domain 1), trains the baseline on it and writes reidnb/models/small_drawn.safetensors. No person
+in it exists.
 """
 
 import json
@@ -22,7 +23,8 @@ log = logging.getLogger("reidnb")
 
 
 def pretrain(path=DRAWN, epochs=None):
-    """Train and save the backbone -> its Scores on the 100 test identities of its own world. Resumes where it was stopped."""
+    """Train and save the backbone -> its Scores on the 100 test identities of its own world. Resumes where it was
+    stopped."""
     plan = recipe("baseline", **CHANGES | ({"epochs": epochs} if epochs else {}))
     world = open_dataset("synthetic", size=plan.size, **WORLD)
     labels, people = relabel(world.train.pids)
@@ -30,10 +32,17 @@ def pretrain(path=DRAWN, epochs=None):
     checkpoint = cache_root() / "runs" / f"pretrain-{world.fingerprint[:12]}.checkpoint"
     history = train(model, world.train.images, labels, plan, checkpoint=checkpoint)
     features = [embed(model, split.images) for split in (world.query, world.gallery)]
-    scores = evaluate_features(*features, world.query.pids, world.gallery.pids, world.query.camids, world.gallery.camids)
+    scores = evaluate_features(
+        *features, world.query.pids, world.gallery.pids, world.query.camids, world.gallery.camids
+    )
     write_aside(path, lambda file: save_backbone(model, file))
-    note = {"world": WORLD, "images": len(labels), "epochs": plan.epochs, "seconds": round(sum(line["seconds"] for line in history)),
-            "mAP on its own test identities": round(scores.mAP, 4)}
+    note = {
+        "world": WORLD,
+        "images": len(labels),
+        "epochs": plan.epochs,
+        "seconds": round(sum(line["seconds"] for line in history)),
+        "mAP on its own test identities": round(scores.mAP, 4),
+    }
     write_aside(path.with_suffix(".json"), lambda file: file.write_text(json.dumps(note, indent=1) + "\n"))
     checkpoint.unlink(missing_ok=True)
     log.info("pretrained on %d drawn images of %d people: %s\nwritten: %s", len(labels), len(people), scores, path)

@@ -1,6 +1,6 @@
 """Recipes: one named value for each row of a table, and what each profile changes in them.
 
-    >>> print(recipe("baseline", "quick"))
+>>> print(recipe("baseline", "quick"))
 """
 
 import difflib
@@ -55,21 +55,34 @@ class Recipe:
             raise ValueError(f"recipe {self.name}: a warm-up of {self.warmup} epochs leaves nothing of {self.epochs}")
 
 
-RECIPES = {r.name: r for r in (
-    Recipe("colour_histogram", "Colour histogram, nothing learned", model="colour_histogram", weights=None),
-    Recipe("ide", "Identification (IDE)"),
-    Recipe("ide_scratch", "Identification (IDE) from scratch", weights=None),
-    Recipe("baseline", "Identification + TriHard: our baseline", metric="trihard"),
-    Recipe("baseline_scratch", "Our baseline from scratch", metric="trihard", weights=None),
-)}
+RECIPES = {
+    r.name: r
+    for r in (
+        Recipe("colour_histogram", "Colour histogram, nothing learned", model="colour_histogram", weights=None),
+        Recipe("ide", "Identification (IDE)"),
+        Recipe("ide_scratch", "Identification (IDE) from scratch", weights=None),
+        Recipe("baseline", "Identification + TriHard: our baseline", metric="trihard"),
+        Recipe("baseline_scratch", "Our baseline from scratch", metric="trihard", weights=None),
+    )
+}
 
 # What a profile changes in every recipe; "scratch" adds to it where weights is None.
 PROFILES = {
     "quick": {},
     "full": {},
     "laptop": {"size": (64, 32), "epochs": 30},
-    "paper": {"model": "resnet50", "weights": "imagenet", "size": (256, 128), "epochs": 120, "optimizer": "adam", "lr": 3.5e-4,
-              "warmup": 10.0, "schedule": "step", "steps": (40, 70), "augmentation": Augmentation()},
+    "paper": {
+        "model": "resnet50",
+        "weights": "imagenet",
+        "size": (256, 128),
+        "epochs": 120,
+        "optimizer": "adam",
+        "lr": 3.5e-4,
+        "warmup": 10.0,
+        "schedule": "step",
+        "steps": (40, 70),
+        "augmentation": Augmentation(),
+    },
 }
 SCRATCH = {"paper": {"weights": None, "epochs": 300, "schedule": "cosine"}}
 
@@ -83,18 +96,21 @@ def recipe(name, profile="quick", **changes):
         raise ValueError(f"unknown profile {profile!r}: take one of {', '.join(PROFILES)}")
     known = {f.name for f in fields(Recipe)}
     for field_name in changes.keys() - known:
-        near = difflib.get_close_matches(field_name, known, 1)
-        raise TypeError(f"a recipe has no {field_name!r}{f': did you mean {near[0]!r}?' if near else ''}; it has {', '.join(sorted(known))}")
+        raise TypeError(f"a recipe has no {field_name!r}{_near(field_name, known)}; it has {', '.join(sorted(known))}")
     if isinstance(name, Recipe):
         base = name
     elif name in RECIPES:
         base = RECIPES[name]
     else:
-        near = difflib.get_close_matches(str(name), RECIPES, 1)
-        raise ValueError(f"unknown recipe {name!r}{f': did you mean {near[0]!r}?' if near else ''}; there are {', '.join(RECIPES)}")
+        raise ValueError(f"unknown recipe {name!r}{_near(name, RECIPES)}; there are {', '.join(RECIPES)}")
     if base.model != "colour_histogram":
         scratch = SCRATCH.get(profile, {}) if base.weights is None else {}
         changes = {**PROFILES[profile], **scratch, **changes}
     elif profile == "paper":
         changes = {"size": (128, 64), **changes}
     return replace(base, **changes)
+
+
+def _near(name, known):
+    near = difflib.get_close_matches(str(name), known, 1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

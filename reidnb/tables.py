@@ -12,8 +12,18 @@ from scipy.stats import t as student
 
 from reidnb.files import write_aside
 
-__all__ = ["IDENTIFIES", "judge", "markdown", "merge_runs", "papers", "read_runs", "render_between", "show_claims", "summarise",
-           "write_runs"]
+__all__ = [
+    "IDENTIFIES",
+    "judge",
+    "markdown",
+    "merge_runs",
+    "papers",
+    "read_runs",
+    "render_between",
+    "show_claims",
+    "summarise",
+    "write_runs",
+]
 
 IDENTIFIES = ["recipe", "dataset", "changes", "profile", "seed"]  # what makes two rows the same run
 SCORES = ["mAP", "rank1", "rank5", "rank10", "mINP", "multi_query_mAP", "multi_query_rank1"]
@@ -46,9 +56,12 @@ def write_runs(runs, path):
 
 
 def summarise(runs):
-    """One row a recipe, dataset and profile: mean and sample standard deviation over seeds, in percent, and the seconds of a run."""
+    """One row a recipe, dataset and profile: mean and sample standard deviation over seeds, in percent, and the
+    seconds of a run."""
     rows = []
-    for (dataset, profile, recipe, changes), group in runs.groupby(["dataset", "profile", "recipe", "changes"], sort=False):
+    for (dataset, profile, recipe, changes), group in runs.groupby(
+        ["dataset", "profile", "recipe", "changes"], sort=False
+    ):
         row = {"dataset": dataset, "profile": profile, "recipe": recipe, "changes": changes, "seeds": len(group)}
         for score in ("mAP", "rank1", "multi_query_mAP"):
             row[score] = plus_minus(100 * group[score])
@@ -65,22 +78,36 @@ def plus_minus(values):
 def judge(runs, claims=None):
     """The ledger: a row for each claim and each dataset it is tested on -> DataFrame.
 
-    `gain` is the mean over seeds of method minus baseline in points (or of the method minus the bound), `spread` the half width of
-    its 95 % interval (Student's t over the seeds' paired differences). Verdict: "holds" when the whole interval lies on the claimed
-    side, "does not hold" when it lies on the other, "within noise" when it contains zero or there is one seed only, "not
-    run" without runs. A claim about something that learns nothing has no spread and needs one run.
+    `gain` is the mean over seeds of method minus baseline in points (or of the method minus the bound), `spread` the
+    half width of its 95 % interval (Student's t over the seeds' paired differences). Verdict: "holds" when the whole
+    interval lies on the claimed side, "does not hold" when it lies on the other, "within noise" when it contains zero
+    or there is one seed only, "not run" without runs. A claim about something that learns nothing has no spread and
+    needs one run.
     """
     rows = []
     for claim in papers()["claim"] if claims is None else claims:
         for dataset, profile in claim["on"]:
-            difference = _differences(claim, runs[(runs.dataset == dataset) & (runs.profile == profile) & (runs.changes == "")])
+            difference = _differences(
+                claim, runs[(runs.dataset == dataset) & (runs.profile == profile) & (runs.changes == "")]
+            )
             gain, spread = difference.mean() if len(difference) else np.nan, _half_width(difference)
             if "below" in claim and len(difference) == 1:
                 spread = 0.0  # nothing learned: the same number whatever the seed
-            rows.append({"id": claim["id"], "statement": claim["statement"], "paper_gain": claim.get("paper_gain", np.nan), "gain": gain,
-                         "spread": spread, "seeds": len(difference), "dataset": dataset, "profile": profile, "metric": claim["metric"],
-                         "verdict": _verdict(-gain if "below" in claim else gain, spread, len(difference)),
-                         "source": claim["source"]})
+            rows.append(
+                {
+                    "id": claim["id"],
+                    "statement": claim["statement"],
+                    "paper_gain": claim.get("paper_gain", np.nan),
+                    "gain": gain,
+                    "spread": spread,
+                    "seeds": len(difference),
+                    "dataset": dataset,
+                    "profile": profile,
+                    "metric": claim["metric"],
+                    "verdict": _verdict(-gain if "below" in claim else gain, spread, len(difference)),
+                    "source": claim["source"],
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -108,11 +135,21 @@ def _verdict(gain, spread, seeds):
 
 def show_claims(ledger):
     """The claims as people read them: gains with their intervals -> DataFrame of strings."""
-    ours = [f"{row.gain:+.1f} {row.metric}" + (f" ± {row.spread:.1f}" if row.spread > 0 else "") if row.seeds else ""
-            for row in ledger.itertuples()]
+    ours = [
+        f"{row.gain:+.1f} {row.metric}" + (f" ± {row.spread:.1f}" if row.spread > 0 else "") if row.seeds else ""
+        for row in ledger.itertuples()
+    ]
     paper = [f"{gain:+.1f}" if gain == gain else "" for gain in ledger.paper_gain]
-    return pd.DataFrame({"claim": ledger.statement, "tested on": ledger.dataset, "paper": paper, "ours": ours, "seeds": ledger.seeds,
-                         "verdict": ledger.verdict})
+    return pd.DataFrame(
+        {
+            "claim": ledger.statement,
+            "tested on": ledger.dataset,
+            "paper": paper,
+            "ours": ours,
+            "seeds": ledger.seeds,
+            "verdict": ledger.verdict,
+        }
+    )
 
 
 def markdown(table):

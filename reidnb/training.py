@@ -1,6 +1,7 @@
 """The training loop, and features from a trained model.
 
-`train` is the whole of it, on one screen: batches -> model -> losses -> step, an epoch at a time, with a checkpoint after each.
+`train` is the whole of it, on one screen: batches -> model -> losses -> step, an epoch at a time, with a checkpoint
+after each.
 """
 
 import logging
@@ -26,19 +27,27 @@ log = logging.getLogger("reidnb")
 
 
 def train(model, images, labels, recipe, seed=0, device=None, checkpoint=None):
-    """Train `model` in place on images (uint8, N x 3 x H x W) with labels 0..C-1 -> history, a list of one dict an epoch.
+    """Train `model` in place on images (uint8, N x 3 x H x W) with labels 0..C-1 -> history, a list of one dict an
+    epoch.
 
-    `recipe` (reidnb.recipes.Recipe) holds every hyper-parameter. With `checkpoint`, a path, the state after each epoch is kept
-    there: the same call after a kill goes on from it and ends at the same numbers, since every epoch draws from (seed, epoch)
-    alone. Raises TrainingDiverged when a loss term is not finite.
+    `recipe` (reidnb.recipes.Recipe) holds every hyper-parameter. With `checkpoint`, a path, the state after each
+    epoch is kept there: the same call after a kill goes on from it and ends at the same numbers, since every epoch
+    draws from (seed, epoch) alone. Raises TrainingDiverged when a loss term is not finite.
     """
     device = choose_device(device)
     model.to(device).train()
     images = _on_device(images, device)
     optimizer = make_optimizer(model, recipe)
     history = _resume(checkpoint, model, optimizer)
-    epochs = tqdm(range(len(history), recipe.epochs), recipe.name, recipe.epochs, disable=not _interactive(), initial=len(history),
-                  leave=False, unit="epoch")
+    epochs = tqdm(
+        range(len(history), recipe.epochs),
+        recipe.name,
+        recipe.epochs,
+        disable=not _interactive(),
+        initial=len(history),
+        leave=False,
+        unit="epoch",
+    )
     for epoch in epochs:
         torch.manual_seed(seed * 100_003 + epoch)
         rng, started, sums = np.random.default_rng((seed, epoch)), time.perf_counter(), {}
@@ -72,7 +81,9 @@ def loss_terms(output, labels, recipe):
     if recipe.identity_weight:
         terms["identity"] = recipe.identity_weight * cross_entropy(output.logits, labels, recipe.label_smoothing)
     if recipe.metric:
-        terms[recipe.metric] = recipe.metric_weight * METRIC_LOSSES[recipe.metric](output.features, labels, recipe.margin)
+        terms[recipe.metric] = recipe.metric_weight * METRIC_LOSSES[recipe.metric](
+            output.features, labels, recipe.margin
+        )
     return terms
 
 
@@ -84,7 +95,8 @@ def choose_batches(labels, recipe, rng):
 
 
 def learning_rate(recipe, epoch):
-    """The rate at a (fractional) epoch: a linear warm-up, then a half cosine to 0 or a factor 0.1 at each of recipe.steps."""
+    """The rate at a (fractional) epoch: a linear warm-up, then a half cosine to 0 or a factor 0.1 at each of
+    recipe.steps."""
     if epoch < recipe.warmup:
         return recipe.lr * (0.01 + 0.99 * epoch / recipe.warmup)
     if recipe.schedule == "cosine":
@@ -96,8 +108,10 @@ def learning_rate(recipe, epoch):
 def make_optimizer(model, recipe):
     """AdamW, Adam or SGD; norms and biases (everything of one dimension) carry no weight decay."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-              {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, recipe.lr, momentum=0.9, nesterov=True)
     return {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[recipe.optimizer](groups, recipe.lr)
@@ -108,19 +122,21 @@ class TrainingDiverged(RuntimeError):
 
     def __init__(self, recipe, epoch, step, rate, terms):
         shown = ", ".join(f"{name} = {float(value.detach()):g}" for name, value in terms.items())
-        super().__init__(f"{recipe.name}: the loss is not finite in epoch {epoch + 1}, step {step + 1}: {shown}. The learning rate "
-                         f"stood at {rate:.2g}: try a lower one, or a longer warm-up")
+        super().__init__(
+            f"{recipe.name}: the loss is not finite in epoch {epoch + 1}, step {step + 1}: {shown}. The learning rate "
+            f"stood at {rate:.2g}: try a lower one, or a longer warm-up"
+        )
 
 
-# --------------------------------------------------------------------------------------------------------------- features
+# ----------------------------------------------------------------------------------------------------------- features
 
 
 @torch.inference_mode()
 def embed(model, images, device=None, batch=256, flip=True):
     """Unit-length embeddings (N, C) float32 on the CPU, of images uint8 (N, 3, H, W).
 
-    The model is put in evaluation mode, so a picture's embedding does not depend on its neighbours in the batch. With `flip`
-    the picture and its mirror image are averaged, as is usual in ReID.
+    The model is put in evaluation mode, so a picture's embedding does not depend on its neighbours in the batch. With
+    `flip` the picture and its mirror image are averaged, as is usual in ReID.
     """
     device = choose_device(device)
     was_training = model.training
@@ -137,7 +153,8 @@ def embed(model, images, device=None, batch=256, flip=True):
     return torch.cat(out)
 
 
-# ----------------------------------------------------------------------------------------------------- device and precision
+# --------------------------------------------------------------------------------------------------------- device and
+# precision
 
 
 def choose_device(device=None):
@@ -168,7 +185,7 @@ def _on_device(images, device):
     return torch.from_numpy(np.array(images)).to(device) if device.type == "cuda" else images
 
 
-# --------------------------------------------------------------------------------------------------------------- checkpoints
+# -------------------------------------------------------------------------------------------------------- checkpoints
 
 
 def _keep(path, model, optimizer, history):
@@ -187,12 +204,14 @@ def _resume(path, model, optimizer):
     except Exception as problem:
         aside = Path(path).with_suffix(".damaged")
         os.replace(path, aside)
-        log.warning("the checkpoint %s cannot be read (%s): put aside as %s, training starts anew", path, problem, aside.name)
+        log.warning(
+            "the checkpoint %s cannot be read (%s): put aside as %s, training starts anew", path, problem, aside.name
+        )
         return []
     return state["history"]
 
 
-# ------------------------------------------------------------------------------------------------------------------ progress
+# ----------------------------------------------------------------------------------------------------------- progress
 
 
 def _interactive():
@@ -205,4 +224,12 @@ def _report(bar, line, recipe):
     if _interactive():
         bar.set_postfix_str(text)
     else:
-        log.info("%s epoch %d/%d  %s  lr %.1e  %.1f s", recipe.name, line["epoch"], recipe.epochs, text, line["lr"], line["seconds"])
+        log.info(
+            "%s epoch %d/%d  %s  lr %.1e  %.1f s",
+            recipe.name,
+            line["epoch"],
+            recipe.epochs,
+            text,
+            line["lr"],
+            line["seconds"],
+        )

@@ -22,23 +22,46 @@ def main():
     out, started = ROOT / "build" / args.profile, time.time()
     out.mkdir(parents=True, exist_ok=True)
     log = out / "reproduce.log"
-    batch = [sys.executable, "-m", "snakemake", "-s", "workflow/Snakefile", "--cores", args.cores, "--rerun-triggers", "mtime", "input",
-             "--rerun-incomplete", "--config", f"profile={args.profile}", f"dataset={args.dataset}"]
+    batch = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "-s",
+        "workflow/Snakefile",
+        "--cores",
+        args.cores,
+        "--rerun-triggers",
+        "mtime",
+        "input",
+        "--rerun-incomplete",
+        "--config",
+        f"profile={args.profile}",
+        f"dataset={args.dataset}",
+    ]
     with open(log, "w", encoding="utf-8") as file:
-        process = subprocess.Popen(batch, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                   env={**os.environ, "PYTHONUNBUFFERED": "1"})
+        process = subprocess.Popen(
+            batch,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
         failed = follow(process, file)
     minutes = (time.time() - started) / 60
     if failed:
         print(f"\nThe batch stopped after {minutes:.1f} minutes. Its log: {log}", file=sys.stderr)
         return failed
     tables = ROOT / "results" if args.profile == "full" else out / "tables"
-    print(f"\nDone in {minutes:.1f} minutes.\n  notebooks  {out}\n  figures    {ROOT / 'figures'}\n  tables     {tables}")
+    print(
+        f"\nDone in {minutes:.1f} minutes.\n  notebooks  {out}\n  figures    {ROOT / 'figures'}\n  tables     {tables}"
+    )
     return 0
 
 
 def follow(process, log):
-    """Copy the batch's output to its log; a bar for the jobs, and above it the lines a reader wants: epochs, scores, errors."""
+    """Copy the batch's output to its log; a bar for the jobs, and above it the lines a reader wants: epochs, scores,
+    errors."""
     steps = re.compile(r"(\d+) of (\d+) steps \(\d+%\) done")
     wanted = re.compile(r"epoch \d+/\d+|, seed \d+:|^reidnb|Error|Exception")
     with tqdm(total=1, unit="job", desc="notebooks and runs", leave=True) as bar:

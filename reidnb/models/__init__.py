@@ -1,7 +1,7 @@
 """Backbones and the head that turns their maps into features: `build_model` is the way in.
 
-    images (N, 3, H, W) -> backbone -> map (N, C, h, w) -> mean over h and w -> features (N, C)
-                                                                 -> batch norm (BNNeck) -> embedding (N, C) -> logits
+images (N, 3, H, W) -> backbone -> map (N, C, h, w) -> mean over h and w -> features (N, C)
+                                                             -> batch norm (BNNeck) -> embedding (N, C) -> logits
 """
 
 import hashlib
@@ -32,10 +32,11 @@ class Output(NamedTuple):
 
 
 class ReIDModel(nn.Module):
-    """A backbone, global average pooling, a BNNeck (Luo et al., 2019) and a linear classifier over the training identities.
+    """A backbone, global average pooling, a BNNeck (Luo et al., 2019) and a linear classifier over the training
+    identities.
 
-    The neck lets the two losses work on two sides of it: distances on the features, angles on the embedding. Its shift stays
-    zero and the classifier has no bias, so that classes lie around the origin.
+    The neck lets the two losses work on two sides of it: distances on the features, angles on the embedding. Its
+    shift stays zero and the classifier has no bias, so that classes lie around the origin.
     """
 
     def __init__(self, backbone, classes):
@@ -57,16 +58,14 @@ class ReIDModel(nn.Module):
 def build_model(name="small", classes=0, weights=None, last_stride=1):
     """A ReIDModel whose classifier has `classes` outputs (0: none).
 
-    name: one of MODELS. weights: None (random, from torch's seed), "drawn" (the small backbone pretrained on drawn people, shipped
-    here; see `make pretrain`), "imagenet" (torchvision's, for the ResNets) or the path of a .safetensors file with a backbone.
-    Raises ValueError for a name or weights that do not exist or do not fit, FileNotFoundError where weights cannot be had.
+    name: one of MODELS. weights: None (random, from torch's seed), "drawn" (the small backbone pretrained on drawn
+    people, shipped here; see `make pretrain`), "imagenet" (torchvision's, for the ResNets) or the path of a
+    .safetensors file with a backbone. Raises ValueError for a name or weights that do not exist or do not fit,
+    FileNotFoundError where weights cannot be had.
     """
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}: take one of {', '.join(MODELS)}")
-    if name == "small":
-        backbone = Small()
-    else:
-        backbone = ResNet(name.split("_")[0], last_stride)
+    backbone = Small() if name == "small" else ResNet(name.split("_")[0], last_stride)
     for layer in backbone.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -80,8 +79,9 @@ def build_model(name="small", classes=0, weights=None, last_stride=1):
             raise ValueError(f"weights='drawn' belong to the small backbone, not to {name}: take 'imagenet' or None")
         if not path.exists():
             raise FileNotFoundError(f"no weights at {path}; make them by `make pretrain`, or take weights=None")
-        backbone.load_state_dict({k: v.float() if v.is_floating_point() else v
-                                  for k, v in safetensors.torch.load_file(path).items()})
+        backbone.load_state_dict(
+            {k: v.float() if v.is_floating_point() else v for k, v in safetensors.torch.load_file(path).items()}
+        )
     if name.endswith("_xception"):  # the 1x1 layers keep their weights, the split 3x3 ones start anew
         xception_form(backbone)
     return ReIDModel(backbone, classes).to(memory_format=torch.channels_last)
@@ -106,5 +106,6 @@ def _imagenet(name):
     except Exception as problem:  # URLError, a time-out, a bad hash: all mean the same to the reader
         file = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
         raise FileNotFoundError(
-            f"the ImageNet weights of {name} could not be downloaded ({problem}). Fetch {entry.url} on a machine that can and put it "
-            f"at {file}, or train from scratch with weights=None") from problem
+            f"the ImageNet weights of {name} could not be downloaded ({problem}). Fetch {entry.url} on a machine that can "
+            f"and put it at {file}, or train from scratch with weights=None"
+        ) from problem

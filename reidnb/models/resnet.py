@@ -9,13 +9,16 @@ __all__ = ["ResNet", "xception_form"]
 class ResNet(nn.Module):
     """torchvision's resnet18 or resnet50 without its classifier: images (N, 3, H, W) -> map (N, C, H / 16, W / 16).
 
-    C is 512 or 2048. `last_stride=1` keeps the resolution in the last stage (Luo et al., 2019); with 2 the map is (H / 32, W / 32).
+    C is 512 or 2048. `last_stride=1` keeps the resolution in the last stage (Luo et al., 2019); with 2 the map is (H
+    / 32, W / 32).
     """
 
     def __init__(self, name, last_stride=1):
         super().__init__()
         if name not in ("resnet18", "resnet50") or last_stride not in (1, 2):
-            raise ValueError(f"ResNet takes resnet18 or resnet50 with last_stride 1 or 2, got {name!r} with {last_stride!r}")
+            raise ValueError(
+                f"ResNet takes resnet18 or resnet50 with last_stride 1 or 2, got {name!r} with {last_stride!r}"
+            )
         net = getattr(torchvision.models, name)(weights=None)
         self.channels = net.fc.in_features
         self.stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
@@ -31,15 +34,20 @@ class ResNet(nn.Module):
     def load_torchvision(self, state):
         """Take a torchvision state dict: the same layers under other names, its classifier left out."""
         stem = {"conv1": "stem.0", "bn1": "stem.1", **{f"layer{i + 1}": f"stages.{i}" for i in range(4)}}
-        self.load_state_dict({stem[k.split(".")[0]] + k[k.index("."):]: v for k, v in state.items() if not k.startswith("fc.")})
+        self.load_state_dict(
+            {stem[k.split(".")[0]] + k[k.index(".") :]: v for k, v in state.items() if not k.startswith("fc.")}
+        )
 
 
 def xception_form(module):
-    """ResNet50-Xception (AlignedReID, section 4.1): each 3x3 convolution becomes a channel-wise 3x3 and a 1x1. In place."""
+    """ResNet50-Xception (AlignedReID, section 4.1): each 3x3 convolution becomes a channel-wise 3x3 and a 1x1. In
+    place."""
     for name, child in module.named_children():
         if isinstance(child, nn.Conv2d) and child.kernel_size == (3, 3):
             c, o = child.in_channels, child.out_channels
-            pair = nn.Sequential(nn.Conv2d(c, c, 3, child.stride, 1, groups=c, bias=False), nn.Conv2d(c, o, 1, bias=False))
+            pair = nn.Sequential(
+                nn.Conv2d(c, c, 3, child.stride, 1, groups=c, bias=False), nn.Conv2d(c, o, 1, bias=False)
+            )
             for conv in pair:
                 nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             setattr(module, name, pair)

@@ -9,15 +9,18 @@ __all__ = ["Small"]
 class Small(nn.Module):
     """Images (N, 3, H, W) -> feature map (N, 256, H / 8, W / 8); about 0.6 M parameters.
 
-    Four stages of one residual block each (He et al., 2016). Like ReID's ResNets its last stage keeps the resolution ("last
-    stride 1"), so a 64 x 32 picture still ends in 8 x 4 cells: 8 horizontal stripes of a person.
+    Four stages of one residual block each (He et al., 2016). Like ReID's ResNets its last stage keeps the resolution
+    ("last stride 1"), so a 64 x 32 picture still ends in 8 x 4 cells: 8 horizontal stripes of a person.
     """
 
     def __init__(self, widths=(32, 64, 128, 192)):
         super().__init__()
         self.channels = widths[-1]
         self.stem = nn.Sequential(
-            nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True))
+            nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.ReLU(inplace=True),
+        )
         inputs = (widths[0], *widths[:-1])
         self.stages = nn.Sequential(*(Block(i, o, s) for i, o, s in zip(inputs, widths, (1, 2, 2, 1))))
 

@@ -105,6 +105,8 @@ def run(recipe_name, dataset="synthetic", profile="quick", seed=0, device=None, 
     device = choose_device(device)
     recipe_fields = {f.name for f in fields(Recipe)}
     plan = recipe(recipe_name, profile, **{k: v for k, v in changes.items() if k in recipe_fields})
+    if plan.model == "colour_histogram":
+        seed = 0  # nothing is drawn by lot: one run stands for all seeds
     data = _open(dataset, plan, {k: v for k, v in changes.items() if k not in recipe_fields})
     key = _key(plan, data, seed, device)
     path = cache_root() / "runs" / f"{key}.npz"

@@ -20,7 +20,6 @@ __all__ = [
     "picture_row",
     "rankings",
     "save",
-    "score_bars",
     "style",
     "training_curves",
 ]
@@ -168,24 +167,5 @@ def distance_histogram(same, different, threshold=None, title=""):
         ax.annotate(f" {threshold:.2f}", (threshold, ax.get_ylim()[1]), va="top", fontsize=9)
     ax.set(xlabel="distance between two embeddings", yticks=[], ylabel="share of pairs", title=title)
     ax.legend(fontsize=9)
-    figure.tight_layout()
-    return figure
-
-
-def score_bars(table, metric="mAP", title=""):
-    """Horizontal bars from a DataFrame with columns name, mean, spread (percent)."""
-    figure, ax = plt.subplots(figsize=(6, 0.45 * len(table) + 0.9))
-    ax.barh(
-        table["name"],
-        table["mean"],
-        xerr=table["spread"],
-        color=BLUE,
-        height=0.6,
-        error_kw={"ecolor": "black", "capsize": 3},
-    )
-    for i, value in enumerate(table["mean"]):
-        ax.text(1, i, f"{value:.1f}", va="center", color="white", fontsize=9)
-    ax.set(xlabel=f"{metric} (%)", xlim=(0, 100), title=title)
-    ax.invert_yaxis()
     figure.tight_layout()
     return figure

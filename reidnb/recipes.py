@@ -36,7 +36,7 @@ class Recipe:
     epochs: int = 10
     optimizer: str = "adamw"
     lr: float = 3e-3
-    weight_decay: float = 5e-4
+    weight_decay: float = 0.1
     warmup: float = 1.0  # epochs
     schedule: str = "cosine"  # or "step": a factor 0.1 at each of `steps`
     steps: tuple[int, ...] = ()
@@ -66,7 +66,7 @@ RECIPES = {
     )
 }
 
-# What a profile changes in every recipe; "scratch" adds to it where weights is None.
+# What a profile changes in every recipe; SCRATCH adds to it where the start is random.
 PROFILES = {
     "quick": {},
     "full": {},
@@ -78,6 +78,7 @@ PROFILES = {
         "epochs": 120,
         "optimizer": "adam",
         "lr": 3.5e-4,
+        "weight_decay": 5e-4,
         "warmup": 10.0,
         "schedule": "step",
         "steps": (40, 70),
@@ -104,7 +105,7 @@ def recipe(name, profile="quick", **changes):
     else:
         raise ValueError(f"unknown recipe {name!r}{_near(name, RECIPES)}; there are {', '.join(RECIPES)}")
     if base.model != "colour_histogram":
-        scratch = SCRATCH.get(profile, {}) if base.weights is None else {}
+        scratch = SCRATCH.get(profile, {}) if changes.get("weights", base.weights) is None else {}
         changes = {**PROFILES[profile], **scratch, **changes}
     elif profile == "paper":
         changes = {"size": (128, 64), **changes}

@@ -106,6 +106,6 @@ def _imagenet(name):
     except Exception as problem:  # URLError, a time-out, a bad hash: all mean the same to the reader
         file = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
         raise FileNotFoundError(
-            f"the ImageNet weights of {name} could not be downloaded ({problem}). Fetch {entry.url} on a machine that can "
-            f"and put it at {file}, or train from scratch with weights=None"
+            f"the ImageNet weights of {name} could not be downloaded ({problem}). Fetch {entry.url} on a machine that "
+            f"can and put it at {file}, or train from scratch with weights=None"
         ) from problem

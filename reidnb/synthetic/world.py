@@ -9,10 +9,11 @@ import numpy as np
 from reidnb.synthetic.people import make_people
 
 # What one unit of each dial is worth; the places to turn when calibrating.
-BOX_SHIFT = (0.045, 0.030)   # standard deviation of the box error across and down, as shares of the box
-BOX_SCALE = 0.060            # standard deviation of log scale
-CUT_RATE = 0.14              # share of tracklets whose boxes cut the feet or the head
-OCCLUDED_RATE = 0.25         # share of tracklets that meet an occluder
+BOX_SHIFT = (0.036, 0.024)   # standard deviation of the box error across and down, as shares of the box
+BOX_SCALE = 0.050            # standard deviation of log scale
+CUT_RATE = 0.10              # share of tracklets whose boxes cut the feet or the head
+OCCLUDED_RATE = 0.17         # share of tracklets that meet an occluder
+COMPANY_RATE = 0.14          # share of tracklets in which someone else walks behind the person
 COLOUR_GAIN = 0.12           # largest departure of a camera's channel gain from 1
 EXPOSURE = 0.25              # largest departure of its exposure, in stops
 GAMMA = 0.20                 # largest departure of log gamma from 0
@@ -35,7 +36,7 @@ class Dials:
     """How hard the world is. Each dial goes from 0 to 2; 1 is the default. ValueError outside.
 
     misalignment: error of the detector's boxes; 0 = perfect, 2 = heads and feet cut often.
-    occlusion: how often and how much something hides the person.
+    occlusion: how often and how much something hides the person, and how often someone walks close behind.
     camera_bias: how much cameras differ in gain, tint, gamma, contrast and blur.
     attribute_imbalance: 0 = all attributes balanced, 1 = Market-1501's shares, 2 = the rare ones rarer still.
     lookalikes: share of people who copy another's clothes but for one detail.
@@ -252,7 +253,8 @@ def _track(rng, pid, camera, dials, tracklet, length):
     cut = rng.random() < CUT_RATE * dials.misalignment
     cut_scale, cut_side = rng.uniform(1.15, 1.25 + 0.15 * dials.misalignment), 1 if rng.random() < 0.6 else -1
     occluder, place, speed, height = _plan_occluder(rng, dials)
-    company = rng.uniform(0.12, 0.30) * rng.choice((-1, 1)) if rng.random() < 0.22 else 0.0
+    u, gap, side = rng.random(3).tolist()
+    company = (0.12 + 0.18 * gap) * (1 if side < 0.5 else -1) if u < COMPANY_RATE * dials.occlusion else 0.0
     stranger, sequence = int(rng.integers(STRANGERS)), int(rng.integers(1, 7))
     seeds = rng.integers(2**31, size=length).tolist()
     shots = []

@@ -1,0 +1,13 @@
+"""What every test file needs: one thread, so that files cost the same alone and beside others, and a cache of its own."""
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty folder where the package keeps runs and drawn worlds during one test."""
+    monkeypatch.setenv("REIDNB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"

@@ -22,6 +22,7 @@ lab: .venv/ready
 	$(BIN)/jupyter lab notebooks
 
 notebooks: .venv/ready  # run them in place: what is committed
+	$(BIN)/python -m reidnb draw
 	$(BIN)/python workflow/commit_notebooks.py
 
 pretrain: .venv/ready

@@ -57,7 +57,8 @@ def run(args):
     changes = dict(_assignment(text) for text in args.set)
     for seed in range(args.seeds):
         result = run(args.recipe, args.dataset, args.profile, seed, args.device, **changes)
-        print(f"{args.recipe} on {args.dataset}, seed {result.seed}: {result.scores}; {result.seconds:.0f} s", flush=True)
+        about = f"{args.recipe} on {args.dataset}, seed {result.seed}"
+        print(f"{about}: {result.scores}; {result.seconds:.0f} s", flush=True)
 
 
 def tables(args):

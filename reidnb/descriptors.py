@@ -15,7 +15,7 @@ def colour_histogram(images, stripes=6, bins=8):
     if images.ndim != 4 or images.shape[1] != 3 or images.dtype != np.uint8:
         raise ValueError(f"images must be uint8 (N, 3, H, W), got {images.dtype} {images.shape}")
     count, _, height, width = images.shape
-    middle = np.exp(-0.5 * ((np.arange(width) + 0.5 - width / 2) / (width / 4)) ** 2)
+    middle = np.exp(-0.5 * ((np.arange(width) + 0.5 - width / 2) / (width / 8)) ** 2)
     stripe = np.arange(height) * stripes // height
     out = np.empty((count, stripes, 3, bins), np.float32)
     for i, image in enumerate(images):

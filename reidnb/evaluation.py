@@ -228,8 +228,8 @@ def _require_a_match(ids, first, last, order):
             return
     raise ValueError(
         f"none of the {len(first)} queries has a match: {int((last > first).sum())} of them have gallery images of "
-        "their identity, but only of the query's own camera, and those are ignored (the same-camera rule). Check that query "
-        "and gallery ids use one numbering and that the camera ids were read rightly"
+        "their identity, but only of the query's own camera, and those are ignored (the same-camera rule). Check that "
+        "query and gallery ids use one numbering and that the camera ids were read rightly"
     )
 
 

@@ -17,7 +17,7 @@ from reidnb.training import embed, train
 
 __all__ = ["WORLD", "pretrain"]
 
-WORLD = {"seed": 1, "domain": 1, "train_identities": 1500, "test_identities": 100, "cameras": 12}
+WORLD = {"seed": 1, "domain": 1, "train_identities": 2000, "test_identities": 100, "cameras": 16}
 CHANGES = {"name": "pretrain", "weights": None, "epochs": 20, "p": 32}
 log = logging.getLogger("reidnb")
 

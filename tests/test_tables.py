@@ -1,0 +1,211 @@
+"""Tables and the ledger, on runs made by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from reidnb import tables
+from reidnb.tables import judge, markdown, merge_runs, read_runs, render_between, show_claims, summarise, write_runs
+
+COLUMNS = {"id", "statement", "paper_gain", "gain", "spread", "seeds", "dataset", "verdict"}  # the design's contract
+CLAIM = {
+    "id": "helps",
+    "statement": "It helps",
+    "source": "somebody, 2020",
+    "metric": "mAP",
+    "method": "new",
+    "baseline": "old",
+    "paper_gain": 2.5,
+    "on": [["synthetic", "full"]],
+}
+BELOW = {k: v for k, v in CLAIM.items() if k not in ("baseline", "paper_gain")} | {"method": "colour", "below": 50.0}
+
+
+def row(recipe="new", seed=0, mAP=0.5, dataset="synthetic", profile="full", changes="", **more):
+    scores = {name: 0.25 for name in tables.SCORES} | {"mAP": mAP}
+    ids = {"recipe": recipe, "dataset": dataset, "changes": changes, "profile": profile, "seed": seed}
+    return {**ids, **scores, "seconds": 10.0, "device": "x86_64 CPU", "key": "k", **more}
+
+
+def runs(new=(), old=(), **more):
+    """Runs of two recipes, a seed each value of mAP (None: no such run)."""
+    rows = [
+        row(name, seed, value, **more)
+        for name, values in (("new", new), ("old", old))
+        for seed, value in enumerate(values)
+        if value is not None
+    ]
+    return pd.DataFrame(rows, columns=list(row()))
+
+
+def verdict(table, claim=CLAIM):
+    (line,) = judge(table, [claim]).itertuples()
+    return line
+
+
+# ---- verdicts -------------------------------------------------------------------------------------------------------
+
+
+def test_a_claim_holds():
+    line = verdict(runs([0.62, 0.63, 0.61], [0.60, 0.605, 0.595]))
+    gains = np.array([2.0, 2.5, 1.5])
+    assert line.verdict == "holds" and line.seeds == 3 and line.paper_gain == 2.5
+    assert line.gain == pytest.approx(2.0)
+    assert line.spread == pytest.approx(4.302653 * gains.std(ddof=1) / np.sqrt(3), rel=1e-6)  # t of 2 degrees, 97.5 %
+
+
+def test_a_claim_does_not_hold():
+    line = verdict(runs([0.595, 0.605, 0.60], [0.61, 0.63, 0.62]))
+    assert line.verdict == "does not hold" and line.gain == pytest.approx(-2.0)
+
+
+def test_within_noise():
+    assert verdict(runs([0.62, 0.60, 0.61], [0.60, 0.61, 0.60])).verdict == "within noise"
+
+
+def test_one_seed_proves_nothing():
+    line = verdict(runs([0.9], [0.1]))
+    assert line.verdict == "within noise" and line.seeds == 1 and line.gain == pytest.approx(80)
+    assert np.isnan(line.spread)
+
+
+def test_not_run():
+    for table in (runs(), runs([0.5]), runs([], [0.5]), runs([0.5, 0.6], [None, None, 0.5])):
+        line = verdict(table)
+        assert line.verdict == "not run" and line.seeds == 0 and np.isnan(line.gain)
+
+
+def test_differences_are_paired_by_seed():
+    """Seed 1's pair alone counts; and pairing finds a gain that the seeds' own spread would hide."""
+    assert verdict(runs([None, 0.7, 0.9], [0.1, 0.6])).gain == pytest.approx(10)
+    assert verdict(runs([0.31, 0.512, 0.711], [0.30, 0.50, 0.70])).verdict == "holds"
+    table = runs([0.31, 0.512, 0.711], [0.30, 0.50, 0.70])
+    assert verdict(table.iloc[::-1]).gain == pytest.approx(verdict(table).gain), "whatever the order of rows"
+
+
+@pytest.mark.parametrize("other", [{"dataset": "market1501"}, {"profile": "quick"}, {"changes": "epochs=3"}])
+def test_only_the_runs_a_claim_is_about(other):
+    assert verdict(runs([0.9, 0.9, 0.9], [0.1, 0.1, 0.1], **other)).verdict == "not run"
+
+
+def test_each_dataset_has_its_row():
+    claim = CLAIM | {"on": [["synthetic", "full"], ["market1501", "laptop"]]}
+    ledger = judge(runs([0.62, 0.63], [0.6, 0.6]), [claim])
+    assert ledger.dataset.tolist() == ["synthetic", "market1501"] and ledger.verdict.tolist()[1] == "not run"
+
+
+def test_two_metrics_of_one_recipe():
+    claim = CLAIM | {"baseline": "new", "method_metric": "rank1"}
+    table = runs([0.20, 0.21, 0.22])
+    assert verdict(table, claim).gain == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("mAP, expected", [(0.41, "holds"), (0.59, "does not hold")])
+def test_below(mAP, expected):
+    line = verdict(pd.DataFrame([row("colour", mAP=mAP)]), BELOW)
+    assert line.verdict == expected and line.seeds == 1 and line.spread == 0 and np.isnan(line.paper_gain)
+    assert line.gain == pytest.approx(100 * mAP - 50)
+
+
+def test_below_not_run():
+    assert verdict(runs(), BELOW).verdict == "not run"
+
+
+def test_the_ledger_of_the_papers():
+    ledger = judge(runs())
+    assert set(ledger.columns) >= COLUMNS
+    assert set(ledger.verdict) == {"not run"} and len(ledger) >= len(tables.papers()["claim"]) > 0
+    assert not ledger.duplicated(["id", "dataset", "profile"]).any()
+
+
+def test_the_papers_file_is_sound():
+    from reidnb.recipes import PROFILES, RECIPES
+
+    for claim in tables.papers()["claim"]:
+        assert {"id", "statement", "source", "metric", "method", "on"} <= set(claim), claim
+        assert ("baseline" in claim) != ("below" in claim), claim["id"]
+        assert {claim["method"], claim.get("baseline", claim["method"])} <= set(RECIPES), claim["id"]
+        for metric in ("metric", "method_metric", "baseline_metric"):
+            assert claim.get(metric, "mAP") in tables.SCORES, claim["id"]
+        for dataset, profile in claim["on"]:
+            assert profile in set(PROFILES) - {"quick"} and isinstance(dataset, str), claim["id"]
+
+
+def test_show_claims():
+    shown = show_claims(judge(runs([0.62, 0.63, 0.61], [0.60, 0.605, 0.595]), [CLAIM, CLAIM | {"method": "none"}]))
+    assert shown.paper.tolist() == ["+2.5", "+2.5"] and shown.verdict.tolist() == ["holds", "not run"]
+    assert shown.ours.tolist() == ["+2.0 mAP ± 1.2", ""]
+
+
+# ---- rows of runs ---------------------------------------------------------------------------------------------------
+
+
+def test_merge():
+    old = runs([0.1, 0.2], [0.3])
+    merged = merge_runs(old, [row("new", 1, 0.9), row("new", 2, 0.8), row("new", 1, 0.7, changes="epochs=3")])
+    assert len(merged) == 5
+    assert merged[merged.changes == ""].set_index(["recipe", "seed"]).mAP.to_dict() == {
+        ("new", 0): 0.1,
+        ("new", 1): 0.9,
+        ("new", 2): 0.8,
+        ("old", 0): 0.3,
+    }
+    assert merged.seed.tolist() == [0, 1, 2, 1, 0], "in reading order: recipe, changes, seed"
+    pd.testing.assert_frame_equal(merge_runs(merged, []), merged)
+    assert len(merge_runs(runs(), [])) == 0 and len(merge_runs(runs(), [row()])) == 1
+
+
+def test_runs_survive_their_file(tmp_path):
+    path = tmp_path / "results" / "runs.csv"
+    table = merge_runs(runs(), [row(mAP=0.12345), row(seed=1, mAP=np.nan, changes="weights=None, epochs=3")])
+    write_runs(table, path)
+    again = read_runs(path)
+    pd.testing.assert_frame_equal(again, table)
+    write_runs(again, tmp_path / "again.csv")
+    assert (tmp_path / "again.csv").read_bytes() == path.read_bytes()
+
+
+def test_no_runs_yet(tmp_path):
+    empty = read_runs(tmp_path / "runs.csv")
+    assert len(empty) == 0 and set(tables.IDENTIFIES) <= set(empty.columns)
+    write_runs(empty, tmp_path / "runs.csv")
+    assert len(read_runs(tmp_path / "runs.csv")) == 0
+    assert len(judge(empty)) and len(summarise(empty)) == 0
+
+
+def test_summarise():
+    table = summarise(runs([0.62, 0.63, 0.61], [0.60]))
+    assert table.mAP.tolist() == ["62.0 ± 1.0", "60.0"] and table.seeds.tolist() == [3, 1]
+    assert table.seconds.tolist() == [10, 10] and table.recipe.tolist() == ["new", "old"]
+
+
+def test_markdown():
+    assert markdown(pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})) == "| a | b |\n| --- | --- |\n| 1 | x |\n| 2 | y |"
+
+
+def test_markdown_keeps_a_bar_inside_its_cell():
+    """FAILS UNTIL FIXED (bug R1): a bar in a value opens another column."""
+    line = markdown(pd.DataFrame({"a": ["x | y"]})).splitlines()[-1]
+    assert line.replace("\\|", "").count("|") == 2
+
+
+# ---- written into a file --------------------------------------------------------------------------------------------
+
+PAGE = "# Title\n<!-- results -->\nold\n<!-- /results -->\nmore, with a name: 王\n"
+
+
+def test_render_between(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text(PAGE, encoding="utf-8")
+    assert render_between(page, "results", "| a |\n\n")
+    assert page.read_text(encoding="utf-8") == PAGE.replace("old", "| a |")
+    before = page.stat().st_mtime_ns
+    assert not render_between(page, "results", "| a |") and page.stat().st_mtime_ns == before, "nothing to write"
+
+
+def test_render_between_refuses(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text(PAGE, encoding="utf-8")
+    with pytest.raises(ValueError, match="README.md has no <!-- claims --> ... <!-- /claims -->"):
+        render_between(page, "claims", "text")
+    assert page.read_text(encoding="utf-8") == PAGE

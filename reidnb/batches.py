@@ -5,6 +5,7 @@ A batch is chosen by index (`pk_batches`, `shuffled_batches`) and then made from
 and every image has draws of its own. On a GPU the same draws are applied to the whole batch at once.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,12 +53,17 @@ def pk_batches(labels, p, k, rng):
 
 
 def _groups_of_k(images, k, rng):
+    """Groups of K; the last is filled up with images drawn again, from outside of it where there are enough."""
     missing = -len(images) % k
-    return list(np.r_[images, rng.choice(images, missing, replace=missing > len(images))].reshape(-1, k))
+    others = images[: max(0, len(images) - k + missing)]
+    pool = others if len(others) >= missing else images
+    return list(np.r_[images, rng.choice(pool, missing, replace=missing > len(pool))].reshape(-1, k))
 
 
 def shuffled_batches(labels, size, rng):
     """All images once, in random order -> list of index arrays of `size` (the last one wraps round to full size)."""
+    if size < 1 or not len(labels):
+        raise ValueError(f"batches of {size} out of {len(labels)} images: both must be at least 1")
     order = rng.permutation(len(labels))
     return np.split(np.resize(order, -(-len(order) // size) * size), -(-len(order) // size))
 
@@ -74,6 +80,11 @@ class Augmentation:
     pad: float = 0.08  # shift by up to this share of the height, filling with black: 10 of 128 pixels
     erase: float = 0.5  # probability that a rectangle of 2-33 % of the picture is erased (Zhong et al., 2017)
     colour: float = 0.0  # strength of brightness and contrast jitter, and half as much of each channel's own gain
+
+    def __post_init__(self):
+        for name, most in (("flip", 1), ("pad", 0.5), ("erase", 1), ("colour", 1)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} must lie between 0 and {most}, got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True)
@@ -113,47 +124,55 @@ def draw(n, height, width, augmentation, rng):
 
 
 def make_batch(images, indices, augmentation=None, rng=None, device="cpu", out=None):
-    """Normalised float32 batch (B, 3, H, W), channels last, on `device`.
+    """Normalised float32 batch (B, 3, H, W) on `device`.
 
     images: uint8 (N, 3, H, W), a numpy array (memory map) or, to keep a whole dataset on a GPU, a tensor there.
     indices: (B,). Without `augmentation` pictures are only normalised. `out` may be the batch before, whose memory is
-    then used again.
+    then used again: fresh memory costs more than all the arithmetic.
     """
     if images.ndim != 4 or images.shape[1] != 3 or str(images.dtype).split(".")[-1] != "uint8":
         raise ValueError(f"images must be uint8 (N, 3, H, W), got {images.dtype} {tuple(images.shape)}")
+    if augmentation and rng is None:
+        raise ValueError("augmentation draws at random: give an rng, such as numpy.random.default_rng(seed)")
     height, width = images.shape[2:]
     draws = draw(len(indices), height, width, augmentation, rng) if augmentation else None
     if isinstance(images, torch.Tensor) and images.device.type != "cpu":
         return _make_on_device(images, torch.as_tensor(np.asarray(indices), device=images.device), draws)
     pixels = _cut_out(np.asarray(images), np.asarray(indices), draws)
-    if out is None or out.shape != pixels.shape:
-        out = torch.empty(pixels.shape, memory_format=torch.channels_last)
-    out.copy_(torch.from_numpy(pixels))
-    scale, shift = _normalisation(draws, len(indices), "cpu")
-    torch.addcmul(shift, out, scale, out=out)
+    if out is None or out.shape != pixels.shape or out.device.type != "cpu":
+        out = torch.empty(pixels.shape)
+    scale, shift = _normalisation(draws, "cpu")
+    out.copy_(torch.from_numpy(pixels)).mul_(scale).add_(shift)
     if draws is not None:
-        for i in np.flatnonzero(draws.boxes[:, 1] > draws.boxes[:, 0]):
-            top, bottom, left, right = draws.boxes[i]
-            out[i, :, top:bottom, left:right] = 0  # zero is the mean colour
+        values = out.numpy()
+        for picture, (top, bottom, left, right) in zip(values, draws.boxes.tolist()):
+            picture[:, top:bottom, left:right] = 0  # zero is the mean colour
     return out.to(device, non_blocking=True)
 
 
 def _cut_out(images, indices, draws):
-    """Shifted and mirrored copies, black where the picture ends: one slice copy an image (ten times faster than a
-    gather)."""
+    """Shifted and mirrored copies, black where the picture ends: a slice copy an image, ten times faster than a gather.
+
+    The array is used again by the next call.
+    """
     if draws is None:
         return images[indices]
     height, width = images.shape[2:]
-    pixels = np.zeros((len(indices), *images.shape[1:]), np.uint8)
-    for to, i, (y, x), flip in zip(pixels, indices, draws.shift.tolist(), draws.flip):
+    pixels = _canvas((len(indices), *images.shape[1:]))
+    pixels.fill(0)
+    for to, i, (y, x), flip in zip(pixels, indices, draws.shift.tolist(), draws.flip.tolist()):
         source = images[i, :, :, ::-1] if flip else images[i]
-        to[:, max(0, -y) : height - max(0, y), max(0, -x) : width - max(0, x)] = source[
-            :, max(0, y) : height + min(0, y), max(0, x) : width + min(0, x)
-        ]
+        part = source[:, max(0, y) : height + min(0, y), max(0, x) : width + min(0, x)]
+        to[:, max(0, -y) : height - max(0, y), max(0, -x) : width - max(0, x)] = part
     return pixels
 
 
-def _normalisation(draws, n, device):
+@functools.lru_cache(maxsize=4)
+def _canvas(shape):
+    return np.empty(shape, np.uint8)
+
+
+def _normalisation(draws, device):
     """scale and shift (N or 1, 3, 1, 1) that turn pixel values into jittered, normalised ones."""
     mean, std = 255 * np.array(MEAN, np.float32), 255 * np.array(STD, np.float32)
     gain, offset = (
@@ -166,9 +185,9 @@ def _normalisation(draws, n, device):
 def _make_on_device(images, indices, draws):
     """The same batch from images that lie on a GPU: crop and flip as one gather, erasing as one mask."""
     device, (height, width) = images.device, images.shape[2:]
-    scale, shift = _normalisation(draws, len(indices), device)
+    scale, shift = _normalisation(draws, device)
     if draws is None:
-        return torch.addcmul(shift, images[indices].float(), scale).contiguous(memory_format=torch.channels_last)
+        return images[indices].float().mul_(scale).add_(shift)
     move, flip, boxes = (torch.as_tensor(a, device=device) for a in (draws.shift, draws.flip, draws.boxes))
     rows = torch.arange(height, device=device) + move[:, :1]
     columns = torch.arange(width, device=device) + move[:, 1:]
@@ -177,9 +196,9 @@ def _make_on_device(images, indices, draws):
     columns = torch.where(flip[:, None], width - 1 - columns, columns)
     channels = torch.arange(3, device=device)[None, :, None, None]
     pixels = images[indices[:, None, None, None], channels, rows[:, None, :, None], columns[:, None, None, :]]
-    batch = torch.addcmul(shift, torch.where(inside, pixels, 0).float(), scale)
+    batch = torch.where(inside, pixels, 0).float().mul_(scale).add_(shift)
     y, x = torch.arange(height, device=device), torch.arange(width, device=device)
     erased = ((y >= boxes[:, :1]) & (y < boxes[:, 1:2]))[:, None, :, None] & (
         (x >= boxes[:, 2:3]) & (x < boxes[:, 3:])
     )[:, None, None, :]
-    return batch.masked_fill_(erased, 0).contiguous(memory_format=torch.channels_last)
+    return batch.masked_fill_(erased, 0)

@@ -57,18 +57,21 @@ def euclidean_distances(x, y):
     like; copy it if you need it packed.
     """
     given_numpy = isinstance(x, np.ndarray)
-    x, y = _features(x, "x"), _features(y, "y")
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(f"x has {x.shape[1]} values a row and y has {y.shape[1]}: both must come from the same model")
-    squares_x, squares_y = (x * x).sum(1), (y * y).sum(1)
+    x, y = _pair(x, y, "x", "y")
+    squares = (y * y).sum(1)
     out = _padded(len(x), len(y), x)
     for start in range(0, len(x), 256):  # in blocks: what a block allocates besides `out` stays in the cache
-        rows = slice(start, start + 256)
-        scale = squares_x[rows, None] + squares_y[None]
-        block = _product(x[rows], y, out[rows]).mul_(-2).add_(scale)
-        _mend_near_duplicates(block, x[rows], y, scale.mul_(1e-3))
-        block.clamp_(min=0).sqrt_()
+        _squared_distances(x[start : start + 256], y, squares, out[start : start + 256]).sqrt_()
     return out.numpy() if given_numpy else out
+
+
+def _squared_distances(x, y, squares_y, out):
+    """Squared distances of a block of rows x to all of y, into `out`; near-duplicates recomputed from differences."""
+    squares_x = (x * x).sum(1)
+    torch.mm(x, y.T, out=out).mul_(-2).add_(squares_y).add_(squares_x[:, None])
+    if out.numel() and out.amin() < 1e-3 * (squares_x.max() + squares_y.max()):
+        _mend_near_duplicates(out, x, y, 1e-3 * (squares_x[:, None] + squares_y))
+    return out.clamp_(min=0)
 
 
 def _mend_near_duplicates(squared, x, y, limit):
@@ -76,16 +79,12 @@ def _mend_near_duplicates(squared, x, y, limit):
     i, j = torch.nonzero(squared < limit, as_tuple=True)
     if len(i) > squared.numel() // 50:  # (nearly) collapsed features: twice the digits cost less than pair by pair
         a, b = x.double(), y.double()
-        squared.copy_((a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * a @ b.T)
-        same = (squared < 1e-12 * limit.max()).nonzero(as_tuple=True)
-        squared[same] = squared[same].clamp(min=0)
+        exact = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * a @ b.T
+        exact[exact < 1e-10 * limit] = 0  # what is left is rounding: it must not rank images that are equal
+        squared.copy_(exact)
         return
     for part_i, part_j in zip(i.split(4096), j.split(4096)):
         squared[part_i, part_j] = (x[part_i] - y[part_j]).square().sum(1)
-
-
-def _product(x, y, out):
-    return torch.mm(x, y.T, out=out)
 
 
 def _padded(rows, columns, like):
@@ -131,20 +130,17 @@ def evaluate_features(
     Works through `block` queries at a time: the (Q, G) matrix never exists, so a gallery of a million images needs no
     more than `block` rows of it.  Features stay on their device; distances come to the CPU block by block.
     """
-    x, y = _features(query_features, "query_features"), _features(gallery_features, "gallery_features")
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(
-            f"queries have {x.shape[1]} values a row, the gallery {y.shape[1]}: both must come from one model"
-        )
+    x, y = _pair(query_features, gallery_features, "query_features", "gallery_features")
+    if block < 1:
+        raise ValueError(f"block must be at least 1 query, got {block}")
     protocol = _protocol((len(x), len(y)), query_pids, gallery_pids, query_camids, gallery_camids)
     squares, buffer = (y * y).sum(1), _padded(min(block, len(x)), len(y), y)
 
     def counts():
         for start in range(0, len(x), block):
             part = x[start : start + block]
-            # |q|^2 is the same along a row and the square root keeps the order: neither changes a ranking
-            nearness = _product(part, y, buffer[: len(part)]).mul_(-2).add_(squares)
-            yield from _count_rows(nearness.cpu().numpy(), start, protocol)
+            squared = _squared_distances(part, y, squares, buffer[: len(part)])  # the root would not change the ranking
+            yield from _count_rows(squared.cpu().numpy(), start, protocol)
 
     return _scores(counts(), max_rank, ap)
 
@@ -158,8 +154,9 @@ def multi_query_features(features, pids, camids, pool_features, pool_pids, pool_
     """
     if how not in ("mean", "max"):
         raise ValueError(f"how must be 'mean' or 'max', got {how!r}")
-    x, pool = _features(features, "features"), _features(pool_features, "pool_features")
-    pids, camids, pool_pids, pool_camids = (_numpy(a).astype(np.int64) for a in (pids, camids, pool_pids, pool_camids))
+    x, pool = _pair(features, pool_features, "features", "pool_features")
+    pids, camids = _ids(pids, len(x), "pids"), _ids(camids, len(x), "camids")
+    pool_pids, pool_camids = _ids(pool_pids, len(pool), "pool_pids"), _ids(pool_camids, len(pool), "pool_camids")
     cameras = 1 + max(camids.max(initial=0), pool_camids.max(initial=0))
     order = np.argsort(pool_pids * cameras + pool_camids, kind="stable")
     keys = (pool_pids * cameras + pool_camids)[order]
@@ -191,21 +188,12 @@ class _Protocol:
 
 def _protocol(shape, query_pids, gallery_pids, query_camids, gallery_camids):
     queries, gallery = shape
-    named = dict(
-        query_pids=(query_pids, queries),
-        gallery_pids=(gallery_pids, gallery),
-        query_camids=(query_camids, queries),
-        gallery_camids=(gallery_camids, gallery),
-    )
-    ids = {}
-    for name, (values, wanted) in named.items():
-        values = _numpy(values)
-        if values.shape != (wanted,) or values.dtype.kind not in "iu":
-            raise ValueError(
-                f"{name} must be {wanted} integers, one for each {'row' if 'query' in name else 'column'} of the "
-                f"{queries} x {gallery} distances; got shape {values.shape} of {values.dtype}"
-            )
-        ids[name] = values.astype(np.int64)
+    ids = {
+        "query_pids": _ids(query_pids, queries, "query_pids"),
+        "gallery_pids": _ids(gallery_pids, gallery, "gallery_pids"),
+        "query_camids": _ids(query_camids, queries, "query_camids"),
+        "gallery_camids": _ids(gallery_camids, gallery, "gallery_camids"),
+    }
     if not queries or not gallery:
         raise ValueError(f"nothing to score: {queries} queries and {gallery} gallery images")
     if ids["query_pids"].min() < 1:
@@ -242,7 +230,7 @@ def _count_rows(distances, start, protocol):
     for i, given in enumerate(distances, start):
         same_pid = protocol.order[protocol.first[i] : protocol.last[i]]
         matches = given[same_pid[protocol.gallery_camids[same_pid] != protocol.query_camids[i]]]
-        if not np.isfinite(given.max()):  # max hands a NaN on
+        if not np.isfinite(given.max() - given.min()):  # both hand a NaN on
             raise ValueError(f"the distances of query {i} hold NaN or infinity: the features behind them are broken")
         if len(matches):
             matches.sort()
@@ -260,6 +248,8 @@ def _scores(counts, max_rank, ap):
     """Scores from an iterator of `_count_rows` over all queries."""
     if ap not in ("step", "trapezoid"):
         raise ValueError(f"ap must be 'step' or 'trapezoid', got {ap!r}")
+    if max_rank < 1:
+        raise ValueError(f"max_rank, the length of the CMC, must be at least 1, got {max_rank}")
     matches, nearer, upto = zip(*counts)
     total = np.array([len(m) for m in matches])
     scored = np.flatnonzero(total)
@@ -322,12 +312,32 @@ def _chance_all_in(places, right, size):
 
 
 def _numpy(values):
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    return np.asarray(values)
 
 
-def _features(values, name):
-    """A float tensor (N, D), detached, float32 unless it came as float64; no copy where none is needed."""
-    values = values.detach() if isinstance(values, torch.Tensor) else torch.as_tensor(np.asarray(values))
-    if values.ndim != 2:
-        raise ValueError(f"{name} must be a matrix (images, values), got shape {tuple(values.shape)}")
-    return values if values.dtype == torch.float64 else values.float()
+def _ids(values, wanted, name):
+    """int64 (wanted,)"""
+    values = _numpy(values)
+    if values.shape != (wanted,) or values.dtype.kind not in "iu":
+        raise ValueError(f"{name} must be {wanted} integers, one an image; got shape {values.shape} of {values.dtype}")
+    return values.astype(np.int64)
+
+
+def _pair(x, y, name_x, name_y):
+    """Two float tensors (N, D) and (M, D), detached, float64 when either is and else float32; no copy without need."""
+    tensors = []
+    for values, name in ((x, name_x), (y, name_y)):
+        values = values.detach() if isinstance(values, torch.Tensor) else torch.as_tensor(np.asarray(values))
+        if values.ndim != 2:
+            raise ValueError(f"{name} must be a matrix (images, values), got shape {tuple(values.shape)}")
+        tensors.append(values)
+    if tensors[0].shape[1] != tensors[1].shape[1]:
+        raise ValueError(
+            f"{name_x} has {tensors[0].shape[1]} values a row and {name_y} has {tensors[1].shape[1]}: both must come "
+            "from the same model"
+        )
+    double = torch.float64 in (tensors[0].dtype, tensors[1].dtype)
+    return [t.double() if double else t.float() for t in tensors]

@@ -27,9 +27,9 @@ from reidnb.batches import Augmentation
 from reidnb.datasets import DATASETS, ReIDDataset, open_dataset, relabel
 from reidnb.descriptors import colour_histogram
 from reidnb.files import cache_root, locked, write_aside
-from reidnb.models import build_model, weights_fingerprint
+from reidnb.models import build_model, check_weights, weights_fingerprint
 from reidnb.recipes import PROFILES, Recipe, recipe
-from reidnb.training import choose_device, embed, train
+from reidnb.training import autocast, choose_device, embed, train
 
 __all__ = ["Result", "check_parameters", "claims", "kept_results", "results", "run"]
 
@@ -107,15 +107,19 @@ def run(recipe_name, dataset="synthetic", profile="quick", seed=0, device=None, 
     plan = recipe(recipe_name, profile, **{k: v for k, v in changes.items() if k in recipe_fields})
     if plan.model == "colour_histogram":
         seed = 0  # nothing is drawn by lot: one run stands for all seeds
+    elif plan.weights is not None:
+        check_weights(plan.model, plan.weights)
     data = _open(dataset, plan, {k: v for k, v in changes.items() if k not in recipe_fields})
-    key = _key(plan, data, seed, device)
+    recorded = "full" if profile == "quick" else profile  # the same settings: quick is full's first seed
+    key = _key(plan, data, seed, device, recorded)
     path = cache_root() / "runs" / f"{key}.npz"
     with locked(path):
         kept = _load(path)
         if kept is None:
             made = _make(plan, data, seed, device, path.with_suffix(".checkpoint"))
-            changed = ", ".join(f"{k}={v!r}" for k, v in sorted(changes.items()))
-            recorded = "full" if profile == "quick" else profile  # the same settings: quick is full's first seed
+            base = recipe(recipe_name, profile)  # what was changed in name only is no change
+            changed = {k: v for k, v in sorted(changes.items()) if k not in recipe_fields or getattr(base, k) != v}
+            changed = ", ".join(f"{k}={v!r}" for k, v in changed.items())
             made["about"] |= {
                 "recipe": asdict(plan),
                 "dataset": data.name,
@@ -268,10 +272,12 @@ def _recipe_from(values):
     return Recipe(**{**values, "augmentation": Augmentation(**values["augmentation"])})
 
 
-def _key(plan, data, seed, device):
+def _key(plan, data, seed, device, profile="full"):
     parts = {
         **asdict(plan),
         "title": "",
+        "profile": profile,
+        "bf16": autocast(device)._enabled,
         "dataset": [data.name, data.fingerprint],
         "seed": int(seed),
         "device": device.type,

@@ -15,9 +15,14 @@ def pairwise_distances(features):
         raise ValueError(f"features must be a matrix (N, D), got shape {tuple(features.shape)}")
     with torch.autocast(features.device.type, enabled=False):
         x = features if features.dtype == torch.float64 else features.float()
+        x = x - x.detach().mean(0)  # changes no distance, and keeps digits where all features lie far from the origin
         squares = x.square().sum(1)
-        squared = (squares[:, None] + squares - 2 * x @ x.T).clamp(min=0)
-        zero = squared == 0  # the root's slope is infinite there: give it a harmless 1 and take the entry out again
+        scale = squares[:, None] + squares
+        squared = (scale - 2 * x @ x.T).clamp(min=0)
+        i, j = torch.nonzero((squared < 1e-3 * scale).fill_diagonal_(False), as_tuple=True)
+        if len(i):  # near-duplicates: the product form has cancelled their digits
+            squared = squared.index_put((i, j), (x[i] - x[j]).square().sum(1))
+        zero = (squared == 0).fill_diagonal_(True)  # the root's slope is infinite: give it a 1, then take it out again
         return torch.where(zero, 0, torch.where(zero, 1, squared).sqrt())
 
 

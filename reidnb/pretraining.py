@@ -7,6 +7,7 @@ in it exists.
 
 import json
 import logging
+from dataclasses import replace
 
 from reidnb.datasets import open_dataset, relabel
 from reidnb.evaluation import evaluate_features
@@ -18,14 +19,14 @@ from reidnb.training import embed, train
 __all__ = ["WORLD", "pretrain"]
 
 WORLD = {"seed": 1, "domain": 1, "train_identities": 2000, "test_identities": 100, "cameras": 16}
-CHANGES = {"name": "pretrain", "weights": None, "epochs": 20, "p": 32}
+CHANGES = {"weights": None, "epochs": 20, "p": 32}
 log = logging.getLogger("reidnb")
 
 
 def pretrain(path=DRAWN, epochs=None):
     """Train and save the backbone -> its Scores on the 100 test identities of its own world. Resumes where it was
     stopped."""
-    plan = recipe("baseline", **CHANGES | ({"epochs": epochs} if epochs else {}))
+    plan = replace(recipe("baseline", **CHANGES | ({"epochs": epochs} if epochs else {})), name="pretrain")
     world = open_dataset("synthetic", size=plan.size, **WORLD)
     labels, people = relabel(world.train.pids)
     model = build_model(plan.model, len(people), plan.weights)

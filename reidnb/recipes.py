@@ -7,6 +7,7 @@ import difflib
 from dataclasses import dataclass, field, fields, replace
 
 from reidnb.batches import Augmentation
+from reidnb.models import MODELS
 
 __all__ = ["PROFILES", "RECIPES", "Recipe", "recipe"]
 
@@ -36,7 +37,7 @@ class Recipe:
     epochs: int = 10
     optimizer: str = "adamw"
     lr: float = 3e-3
-    weight_decay: float = 0.1
+    weight_decay: float = 0.4
     warmup: float = 1.0  # epochs
     schedule: str = "cosine"  # or "step": a factor 0.1 at each of `steps`
     steps: tuple[int, ...] = ()
@@ -44,7 +45,12 @@ class Recipe:
     flip_test: bool = True  # average a picture's embedding with its mirror image's
 
     def __post_init__(self):
-        allowed = {"optimizer": ("adamw", "adam", "sgd"), "schedule": ("cosine", "step"), "metric": (None, "trihard")}
+        allowed = {
+            "model": (*MODELS, "colour_histogram"),
+            "optimizer": ("adamw", "adam", "sgd"),
+            "schedule": ("cosine", "step"),
+            "metric": (None, "trihard"),
+        }
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"recipe {self.name}: {name} must be one of {values}, got {getattr(self, name)!r}")

@@ -155,7 +155,9 @@ def show_claims(ledger):
 def markdown(table):
     """A DataFrame as a Markdown table."""
     lines = ["| " + " | ".join(map(str, table.columns)) + " |", "|" + " --- |" * len(table.columns)]
-    return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in table.itertuples(index=False)])
+    for row in table.itertuples(index=False):
+        lines.append("| " + " | ".join(str(value).replace("|", "\\|") for value in row) + " |")
+    return "\n".join(lines)
 
 
 def render_between(path, name, text):

@@ -4,6 +4,7 @@
 after each.
 """
 
+import copy
 import logging
 import math
 import os
@@ -197,8 +198,10 @@ def _keep(path, model, optimizer, history):
 def _resume(path, model, optimizer):
     if not path or not Path(path).exists():
         return []
+    fresh = copy.deepcopy(model.state_dict())
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+        history = state["history"]
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
     except Exception as problem:
@@ -207,8 +210,9 @@ def _resume(path, model, optimizer):
         log.warning(
             "the checkpoint %s cannot be read (%s): put aside as %s, training starts anew", path, problem, aside.name
         )
+        model.load_state_dict(fresh)
         return []
-    return state["history"]
+    return history
 
 
 # ----------------------------------------------------------------------------------------------------------- progress

@@ -508,7 +508,7 @@ GOOD = dict(
     [
         ({"distances": np.zeros(3)}, r"matrix.*\(3,\)"),
         ({"query_pids": [1, 2, 3]}, r"query_pids must be 2 integers.*\(3,\)"),
-        ({"gallery_camids": [1, 1]}, r"gallery_camids must be 3 integers, one for each column"),
+        ({"gallery_camids": [1, 1]}, r"gallery_camids must be 3 integers, one an image"),
         ({"gallery_pids": [1.0, 2.0, 3.0]}, "float64"),
         ({"query_camids": ["0", "0"]}, "query_camids.*<U1"),
         ({"query_pids": [0, 1]}, "query_pids holds 0.*distractor"),
@@ -549,7 +549,7 @@ def test_sizes_from_one_on(changed):
 
 def test_evaluate_features_refuses():
     q, g, ids = random_features(0)
-    with pytest.raises(ValueError, match="queries have 24 values a row, the gallery 20"):
+    with pytest.raises(ValueError, match="query_features has 24 values a row and gallery_features has 20"):
         evaluate_features(q, g[:, :20], *ids)
     with pytest.raises(ValueError, match="query_features must be a matrix"):
         evaluate_features(q[0], g, *ids)

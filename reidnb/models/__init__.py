@@ -69,28 +69,39 @@ def build_model(name="small", classes=0, weights=None, last_stride=1):
     for layer in backbone.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    check_weights(name, weights)
     if weights == "imagenet":
-        if name == "small":
-            raise ValueError("the small backbone has no ImageNet weights: weights='drawn' or None")
         backbone.load_torchvision(_imagenet(name.split("_")[0]))
-    elif weights is not None:
-        path = DRAWN if weights == "drawn" else Path(weights)
-        if weights == "drawn" and name != "small":
-            raise ValueError(f"weights='drawn' belong to the small backbone, not to {name}: take 'imagenet' or None")
-        if not path.exists():
-            raise FileNotFoundError(f"no weights at {path}; make them by `make pretrain`, or take weights=None")
-        backbone.load_state_dict(
-            {k: v.float() if v.is_floating_point() else v for k, v in safetensors.torch.load_file(path).items()}
-        )
-    if name.endswith("_xception"):  # the 1x1 layers keep their weights, the split 3x3 ones start anew
+    if name.endswith("_xception"):  # ImageNet's 1x1 layers stay, the split 3x3 ones start anew
         xception_form(backbone)
+    if weights not in (None, "imagenet"):
+        _load_backbone(backbone, DRAWN if weights == "drawn" else Path(weights), name)
     return ReIDModel(backbone, classes).to(memory_format=torch.channels_last)
+
+
+def check_weights(name, weights):
+    """Refuse weights that are not there or belong to another model: ValueError, FileNotFoundError."""
+    if weights == "imagenet" and name == "small":
+        raise ValueError("the small backbone has no ImageNet weights: weights='drawn' or None")
+    if weights == "drawn" and name != "small":
+        raise ValueError(f"weights='drawn' belong to the small backbone, not to {name}: take 'imagenet' or None")
+    path = DRAWN if weights == "drawn" else Path(str(weights))
+    if weights not in (None, "imagenet") and not path.exists():
+        raise FileNotFoundError(f"no weights at {path}; make them by `make pretrain`, or take weights=None")
 
 
 def save_backbone(model, path=DRAWN):
     """Save a backbone as float16 .safetensors: what `weights="drawn"` loads."""
     state = {k: v.half() if v.is_floating_point() else v for k, v in model.backbone.state_dict().items()}
     safetensors.torch.save_file({k: v.contiguous() for k, v in state.items()}, path)
+
+
+def _load_backbone(backbone, path, name):
+    try:
+        state = safetensors.torch.load_file(path)
+        backbone.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    except (RuntimeError, safetensors.SafetensorError) as problem:
+        raise ValueError(f"{path} does not hold a {name} backbone: {str(problem)[:200]}") from problem
 
 
 def weights_fingerprint(weights):

@@ -56,17 +56,13 @@ def write_runs(runs, path):
 
 
 def summarise(runs):
-    """One row a recipe, dataset and profile: mean and sample standard deviation over seeds, in percent, and the
-    seconds of a run."""
+    """One row a dataset, profile and recipe: mean and standard deviation over seeds in percent, seconds of a run."""
+    same, shown = ["dataset", "profile", "recipe", "changes"], ["mAP", "rank1", "multi_query_mAP"]
     rows = []
-    for (dataset, profile, recipe, changes), group in runs.groupby(
-        ["dataset", "profile", "recipe", "changes"], sort=False
-    ):
-        row = {"dataset": dataset, "profile": profile, "recipe": recipe, "changes": changes, "seeds": len(group)}
-        for score in ("mAP", "rank1", "multi_query_mAP"):
-            row[score] = plus_minus(100 * group[score])
-        rows.append({**row, "seconds": round(group.seconds.mean()), "device": group.device.iloc[-1]})
-    return pd.DataFrame(rows)
+    for names, group in runs.groupby(same, sort=False):
+        scores = [plus_minus(100 * group[score]) for score in shown]
+        rows.append([*names, len(group), *scores, round(group.seconds.mean()), group.device.iloc[-1]])
+    return pd.DataFrame(rows, columns=[*same, "seeds", *shown, "seconds", "device"])
 
 
 def plus_minus(values):

@@ -1,4 +1,4 @@
-"""What every test file needs: one thread, so that files cost the same alone and beside others, and a cache of its own."""
+"""What every test file needs: one thread, so that files cost the same beside others, and a cache of its own."""
 
 import pytest
 import torch

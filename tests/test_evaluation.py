@@ -1,4 +1,4 @@
-"""Evaluation against a slow oracle: one query at a time, the protocol's rules spelled out, ties averaged over every order."""
+"""Evaluation against a slow oracle: one query at a time, the protocol's rules spelled out, ties over every order."""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ RANKS = 12
 EXACT = {"rtol": 0, "atol": 1e-12}
 
 
-# --------------------------------------------------------------------------------------------------------------- the oracle
+# ---- the oracle -----------------------------------------------------------------------------------------------------
 
 
 def ranked_relevance(row, pid, camid, gallery_pids, gallery_camids, order):
@@ -110,7 +110,7 @@ def random_features(seed=0, dimensions=24, **sizes):
     return q, g, ids
 
 
-# --------------------------------------------------------------------------------------------------------- against the oracle
+# ---- against the oracle ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", ["step", "trapezoid"])
@@ -181,18 +181,18 @@ def test_ties_are_the_mean_over_all_orders(data):
         agree(evaluate(distances, *ids, ap=form, max_rank=RANKS), slow_evaluate(distances, *ids, form, ties=True))
 
 
-# ----------------------------------------------------------------------------------------------------------------- properties
+# ---- properties -----------------------------------------------------------------------------------------------------
 
 
 @st.composite
-def cases(draw, ties=st.booleans()):
+def cases(draw):
     """(distances, ids): every query has a match; distances are whole numbers, few of them where ties are wanted."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     queries, gallery = draw(st.integers(1, 6)), draw(st.integers(2, 40))
     query_pids, query_camids = rng.integers(1, 5, queries), rng.integers(0, 3, queries)
     gallery_pids = np.r_[query_pids, rng.integers(-1, 6, gallery)]
     gallery_camids = np.r_[query_camids + 1, rng.integers(0, 4, gallery)]
-    levels = 6 if draw(ties) else 10**6
+    levels = 6 if draw(st.booleans()) else 10**6
     return rng.integers(0, levels, (queries, queries + gallery)).astype(float), (
         query_pids,
         gallery_pids,
@@ -284,7 +284,7 @@ def test_a_perfect_ranking_scores_one(case):
         assert scores.mAP == scores.mINP == scores.rank1 == 1
 
 
-# -------------------------------------------------------------------------------------------------------------------- traps
+# ---- traps ----------------------------------------------------------------------------------------------------------
 
 
 def ranking(relevance, **options):
@@ -359,7 +359,7 @@ def test_trap_5_collapsed_features_score_at_chance_through_the_product(dimension
     assert evaluate_features(q, g, *ids).mAP == pytest.approx(chance, abs=0.005)
     distances = euclidean_distances(q, g)
     assert distances.max() <= 1e-6 * np.linalg.norm(feature)  # a value's own rounding is 6e-8 of it
-    # FAILS UNTIL FIXED (bug E1): rounding noise of 1e-8 orders equal images by their column.
+    # Once rounding noise of 1e-8 ordered equal images by their column.
     assert evaluate(distances, *ids).mAP == pytest.approx(chance, abs=0.005)
 
 
@@ -409,7 +409,7 @@ def test_features_far_from_the_origin_rank_as_in_float64():
     assert evaluate_features(x, y, *ids).mAP == pytest.approx(exact.mAP, abs=1e-3)
 
 
-# ----------------------------------------------------------------------------------------------------------------- distances
+# ---- distances ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
@@ -441,7 +441,7 @@ def test_distances_refuse_what_is_no_matrix():
     ],
 )
 def test_float32_and_float64_together(function):
-    """FAILS UNTIL FIXED (bug E2): ends in torch's own RuntimeError about an out tensor."""
+    """Scored, or refused by name; once torch's own RuntimeError about an out tensor."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, 4)), rng.normal(size=(3, 4))
     try:
@@ -450,7 +450,7 @@ def test_float32_and_float64_together(function):
         assert "float" in str(error)
 
 
-# --------------------------------------------------------------------------------------------------------------- multi-query
+# ---- multi-query ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["mean", "max"])
@@ -482,7 +482,7 @@ def test_multi_query_refuses_other_ways():
     "changed", [{"pids": [1]}, {"pool_pids": [1]}, {"pool_features": np.zeros((2, 4))}, {"pids": [1.5, 1.0]}]
 )
 def test_multi_query_checks_its_door(changed):
-    """FAILS UNTIL FIXED (bug E4): short ids pass unnoticed, other widths end in torch's own error."""
+    """Once short ids passed unnoticed, and other widths ended in torch's own error."""
     good = dict(
         features=np.zeros((2, 3)),
         pids=[1, 1],
@@ -495,7 +495,7 @@ def test_multi_query_checks_its_door(changed):
         multi_query_features(**{**good, **changed})
 
 
-# ------------------------------------------------------------------------------------------------------------------- errors
+# ---- errors ---------------------------------------------------------------------------------------------------------
 
 
 GOOD = dict(
@@ -528,20 +528,20 @@ def test_evaluate_refuses(changed, says):
 
 
 def test_minus_infinity_is_refused():
-    """FAILS UNTIL FIXED (bug E3): only the row's largest value is looked at."""
+    """Once only the row's largest value was looked at."""
     with pytest.raises(ValueError, match="infinity"):
         evaluate(**{**GOOD, "distances": np.array([[0, -np.inf, 2], [0, 1, 1]])})
 
 
 def test_bfloat16_distances():
-    """FAILS UNTIL FIXED (bug E3): numpy's own TypeError about ScalarType BFloat16."""
+    """Once torch's own TypeError about ScalarType BFloat16."""
     distances = torch.tensor([[0.0, 1, 2], [1, 0, 2]])
     same(evaluate(**{**GOOD, "distances": distances.bfloat16()}), evaluate(**{**GOOD, "distances": distances}))
 
 
 @pytest.mark.parametrize("changed", [{"block": 0}, {"max_rank": 0}, {"max_rank": -1}])
 def test_sizes_from_one_on(changed):
-    """FAILS UNTIL FIXED (bug E3): block=0 is range()'s error, max_rank below 1 gives an empty CMC."""
+    """Once block=0 was range()'s error, and max_rank below 1 an empty CMC."""
     q, g, ids = random_features(0)
     with pytest.raises(ValueError, match=next(iter(changed))):
         evaluate_features(q, g, *ids, **changed)

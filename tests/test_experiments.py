@@ -213,7 +213,7 @@ def test_weights_in_a_file_count_by_their_content(tmp_path):
 
 
 def test_the_precision_is_in_the_key(monkeypatch):
-    """FAILS UNTIL FIXED (bug X1): REIDNB_FP32 changes every number, but not the key."""
+    """REIDNB_FP32 changes every number."""
     keys = set()
     for has_bf16 in (True, False):
         monkeypatch.setattr(training, "_cpu_has_bf16", lambda: has_bf16)  # noqa: B023
@@ -364,7 +364,7 @@ def test_two_processes_make_one_run_once(elsewhere):
     ],
 )
 def test_refused_before_any_work(arguments, error, says, cache, monkeypatch):
-    """FAILS UNTIL FIXED for an unknown model and missing weights (bug X3): the world is drawn first."""
+    """An unknown model and missing weights too, which once were noticed after the world was drawn."""
 
     def drawn(*_, **__):
         raise AssertionError("it drew the world")
@@ -388,7 +388,7 @@ def test_every_recipe_has_every_profile(name, profile):
 
 
 def test_from_scratch_by_a_change_has_the_schedule_for_it():
-    """FAILS UNTIL FIXED (bug X4): the schedule from scratch is chosen by the recipe's own weights only."""
+    """Once the recipe's own weights alone chose the schedule."""
     assert recipe("baseline", "paper", weights=None).epochs == recipe("baseline_scratch", "paper").epochs
 
 
@@ -424,9 +424,9 @@ def test_claims_keep_their_contract(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("first, second", [({"profile": "quick"}, {"profile": "laptop"}), ({"k": 4}, {})], ids=str)
 def test_the_same_settings_asked_for_by_another_name(first, second, elsewhere, tmp_path, monkeypatch):
-    """FAILS UNTIL FIXED (bug X2): the second finds the first's file, and the table never hears of it.
+    """Once the second found the first's file, and the table never heard of it.
 
-    A claim about ("market1501", "laptop") stays "not run" when the histogram was first asked for under `quick`.
+    A claim about ("market1501", "laptop") stayed "not run" when the histogram was first asked for under `quick`.
     """
     monkeypatch.setattr(experiments, "RESULTS", tmp_path)
     run("colour_histogram", device="cpu", **first, **WORLD)

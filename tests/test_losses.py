@@ -131,7 +131,7 @@ def test_a_collapsed_batch(margin):
     features = torch.ones(8, 16, requires_grad=True)
     loss = trihard_loss(features, torch.arange(8) // 4, margin)
     loss.backward()
-    assert float(loss) == pytest.approx(0.3 if margin else math.log(2), abs=1e-6)
+    assert loss.item() == pytest.approx(0.3 if margin else math.log(2), abs=1e-6)
     assert (features.grad == 0).all(), "no direction is better than another"
 
 
@@ -187,13 +187,13 @@ def test_pairwise_distances(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("scale", [1.0, 20.0])
 def test_the_diagonal_is_zero(kind, scale):
-    """FAILS UNTIL FIXED (bug L1): float32's rounding leaves up to 0.09 on it where features are 100 long."""
+    """Once float32's rounding left up to 0.09 on it where features are 100 long."""
     features, _ = batch(10, (16, 16), 512, kind)
     assert (pairwise_distances(scale * features).diagonal() == 0).all()
 
 
 def test_equal_images_lie_together():
-    """FAILS UNTIL FIXED (bug L1): and so it leaves between two equal images."""
+    """And so it left between two equal images."""
     features, labels = batch(11, (16, 16), 512, torch.float32)
     one = labels == labels[0]
     features[one] = features[0].clone()

@@ -88,7 +88,7 @@ def test_random_weights_come_from_torchs_seed():
 
 
 def test_the_small_backbone_is_small(tmp_path):
-    """FAILS UNTIL FIXED (bug M1): widths (32, 64, 128, 192) are 0.89 M parameters where the text says 0.6 M."""
+    """At most 2 MB in the package, below 0.7 M parameters."""
     model = build_model("small")
     save_backbone(model, tmp_path / "small.safetensors")
     assert (tmp_path / "small.safetensors").stat().st_size <= 2 * 1024**2
@@ -96,7 +96,6 @@ def test_the_small_backbone_is_small(tmp_path):
 
 
 def test_the_small_backbones_text_names_its_channels():
-    """FAILS UNTIL FIXED (bug M1)."""
     model = build_model("small")
     assert f"(N, {model.backbone.channels}, H / 8, W / 8)" in models.Small.__doc__
 
@@ -175,7 +174,7 @@ def test_weights_round_trip(name, tmp_path):
 
 
 def test_xception_weights_round_trip(tmp_path):
-    """FAILS UNTIL FIXED (bug M2): the file is loaded before the layers are split, so its own names do not fit."""
+    """Once the file was loaded before the layers were split, so that its own names did not fit."""
     model = build_model("resnet50_xception")
     save_backbone(model, tmp_path / "x.safetensors")
     again = build_model("resnet50_xception", weights=tmp_path / "x.safetensors")
@@ -217,7 +216,7 @@ def test_build_model_refuses(name, weights, error, says):
 
 
 def test_weights_of_another_model_do_not_fit(tmp_path):
-    """FAILS UNTIL FIXED (bug M3): torch's RuntimeError of a hundred lines; the docstring promises a ValueError."""
+    """One line that names the file, not torch's hundred."""
     path = tmp_path / "small.safetensors"
     save_backbone(build_model("small"), path)
     with pytest.raises(ValueError, match="small.safetensors"):
@@ -225,7 +224,7 @@ def test_weights_of_another_model_do_not_fit(tmp_path):
 
 
 def test_a_damaged_weights_file(tmp_path):
-    """FAILS UNTIL FIXED (bug M3): safetensors' own error, which names no file."""
+    """safetensors' own error names no file."""
     path = tmp_path / "small.safetensors"
     safetensors.torch.save_file({"x": torch.zeros(3)}, path)
     Path(path).write_bytes(path.read_bytes()[:-6])

@@ -184,7 +184,7 @@ def test_markdown():
 
 
 def test_markdown_keeps_a_bar_inside_its_cell():
-    """FAILS UNTIL FIXED (bug R1): a bar in a value opens another column."""
+    """Or it opens another column."""
     line = markdown(pd.DataFrame({"a": ["x | y"]})).splitlines()[-1]
     assert line.replace("\\|", "").count("|") == 2
 

@@ -57,9 +57,7 @@ def clean(notebook):
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
-            cell.outputs = [
-                o for o in cell.outputs if "application/vnd.jupyter.widget-view+json" not in o.get("data", {})
-            ]
+            cell.outputs = [o for o in cell.outputs if worth_keeping(o)]
         elif "<!-- header -->" in cell.source:
             header = (
                 f"*Papers:* {about.get('papers', '')}. *Time:* about {about.get('seconds', '?')} s under `quick` on a "
@@ -67,6 +65,13 @@ def clean(notebook):
             )
             cell.source = between(cell.source, "header", header)
     return notebook
+
+
+def worth_keeping(output):
+    """Not a widget, which is dead on a page, nor the note that something is drawn or decoded for the first time."""
+    if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
+        return False
+    return output.get("name") != "stderr" or not all(line.startswith("reidnb: ") for line in output.text.splitlines())
 
 
 def markdown_index():

@@ -58,7 +58,7 @@ def euclidean_distances(x, y):
     """
     given_numpy = isinstance(x, np.ndarray)
     x, y = _pair(x, y, "x", "y")
-    squares = (y * y).sum(1)
+    squares = _squared_lengths(y)
     out = _padded(len(x), len(y), x)
     for start in range(0, len(x), 256):  # in blocks: what a block allocates besides `out` stays in the cache
         _squared_distances(x[start : start + 256], y, squares, out[start : start + 256]).sqrt_()
@@ -67,7 +67,7 @@ def euclidean_distances(x, y):
 
 def _squared_distances(x, y, squares_y, out):
     """Squared distances of a block of rows x to all of y, into `out`; near-duplicates recomputed from differences."""
-    squares_x = (x * x).sum(1)
+    squares_x = _squared_lengths(x)
     torch.mm(x, y.T, out=out).mul_(-2).add_(squares_y).add_(squares_x[:, None])
     if out.numel() and out.amin() < 1e-3 * (squares_x.max() + squares_y.max()):
         _mend_near_duplicates(out, x, y, 1e-3 * (squares_x[:, None] + squares_y))
@@ -85,6 +85,10 @@ def _mend_near_duplicates(squared, x, y, limit):
         return
     for part_i, part_j in zip(i.split(4096), j.split(4096)):
         squared[part_i, part_j] = (x[part_i] - y[part_j]).square().sum(1)
+
+
+def _squared_lengths(x):
+    return torch.cat([(part * part).sum(1) for part in x.split(1024)])  # in parts: x * x would be a second copy of x
 
 
 def _padded(rows, columns, like):
@@ -134,7 +138,7 @@ def evaluate_features(
     if block < 1:
         raise ValueError(f"block must be at least 1 query, got {block}")
     protocol = _protocol((len(x), len(y)), query_pids, gallery_pids, query_camids, gallery_camids)
-    squares, buffer = (y * y).sum(1), _padded(min(block, len(x)), len(y), y)
+    squares, buffer = _squared_lengths(y), _padded(min(block, len(x)), len(y), y)
 
     def counts():
         for start in range(0, len(x), block):
@@ -237,7 +241,7 @@ def _count_rows(distances, start, protocol):
             np.copyto(row, given)
             row[same_pid] = np.inf
             row[protocol.junk] = np.inf
-            wrong = row[row <= matches[-1]]
+            wrong = row.compress(row <= matches[-1])  # twice as fast as row[...]
             wrong.sort()
             yield matches, wrong.searchsorted(matches, "left"), wrong.searchsorted(matches, "right")
         else:

@@ -34,7 +34,7 @@ class Recipe:
     metric_weight: float = 1.0
     margin: float | None = 0.3  # None: soft margin
     # the schedule
-    epochs: int = 10
+    epochs: int = 8
     optimizer: str = "adamw"
     lr: float = 3e-3
     weight_decay: float = 0.4

@@ -94,14 +94,14 @@ def test_golden_colours(world, split):
 def test_default_world_is_planned_quickly_and_completely():
     world = synthetic.make_world()
     pids = {split: {shot.pid for shot in shots} for split, shots in world.shots.items()}
-    assert len(pids["train"]) == 160 and len(pids["query"]) == 160
+    assert len(pids["train"]) == 120 and len(pids["query"]) == 300
     assert pids["train"].isdisjoint(pids["query"] | pids["gallery"])
     assert pids["gallery"] == pids["query"] | {0, -1}
-    assert pids["train"] | pids["query"] == set(range(1, 321))
-    assert sum(shot.pid == 0 for shot in world.shots["gallery"]) == 300
-    assert sum(shot.pid == -1 for shot in world.shots["gallery"]) == 150
+    assert pids["train"] | pids["query"] == set(range(1, 421))
+    assert sum(shot.pid == 0 for shot in world.shots["gallery"]) == 500
+    assert sum(shot.pid == -1 for shot in world.shots["gallery"]) == 200
     known = [shot for shot in every_shot(world) if shot.pid > 0]
-    assert 10 < len(known) / 320 < 14
+    assert 10 < len(known) / 420 < 14
 
 
 def test_cameras_and_images_of_each_identity(world):

@@ -143,12 +143,12 @@ def person_of(world, pid):
     return world.people[pid - 1]
 
 
-def make_world(seed=0, train_identities=160, test_identities=160, cameras=6, distractors=300, junk=150,
+def make_world(seed=0, train_identities=120, test_identities=300, cameras=6, distractors=500, junk=200,
                size=(128, 64), dials=Dials(), domain=0):
     """Plan a world by Market-1501's rules; nothing is drawn yet.
 
     size is (height, width) in pixels, ratio 2:1. Another `domain` has other cameras, backgrounds, people and
-    wardrobes. ValueError on impossible numbers. The default world has about 4,300 shots.
+    wardrobes. ValueError on impossible numbers. The default world has about 5,700 shots.
     """
     _check(seed, train_identities, test_identities, cameras, distractors, junk, size, dials, domain)
     pids = stream(seed, domain, PEOPLE).permutation(np.arange(1, train_identities + test_identities + 1)).tolist()

@@ -3,11 +3,15 @@
 One palette throughout: green is right, red is wrong, blue is the query or the subject, grey is everybody else.
 """
 
+import io
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+from reidnb.files import write_aside
 
 __all__ = [
     "GREEN",
@@ -21,6 +25,7 @@ __all__ = [
     "rankings",
     "save",
     "style",
+    "to_png",
     "training_curves",
 ]
 
@@ -29,7 +34,11 @@ FIGURES = Path(__file__).parents[1] / "figures"
 
 
 def style():
-    """Set the look of all figures; call it once at the top of a notebook."""
+    """Set the look of all figures; call it once at the top of a notebook.
+
+    Notebooks keep their figures as JPEG: people are pictures, and as PNG they would make a notebook ten times the size.
+    """
+    set_matplotlib_formats("jpeg", pil_kwargs={"quality": 88})
     sns.set_theme(
         context="notebook",
         style="whitegrid",
@@ -48,13 +57,18 @@ def style():
 
 
 def save(figure, name, folder=FIGURES):
-    """Write a figure to figures/<name>.png, through a temporary file, and hand it back."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f".{name}.png"
-    figure.savefig(aside, bbox_inches="tight")
-    aside.replace(folder / f"{name}.png")
+    """Write a figure to figures/<name>.jpg and hand it back."""
+    how = {"bbox_inches": "tight", "pil_kwargs": {"quality": 88}}
+    write_aside(folder / f"{name}.jpg", lambda file: figure.savefig(file, **how))
     return figure
+
+
+def to_png(figure):
+    """A figure as PNG bytes, for an ipywidgets.Image; the figure is closed."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", bbox_inches="tight")
+    plt.close(figure)
+    return buffer.getvalue()
 
 
 # ------------------------------------------------------------------------------------------------------------- people

@@ -26,7 +26,7 @@ def main():
     parser.add_argument("notebooks", nargs="*", type=Path, default=sorted((ROOT / "notebooks").rglob("[0-9]*.ipynb")))
     parser.add_argument("--no-run", action="store_true", help="only renew headers and indexes")
     args = parser.parse_args()
-    for path in args.notebooks:
+    for path in map(Path.resolve, args.notebooks):
         notebook = nbformat.read(path, as_version=4)
         if not args.no_run:
             started = time.time()

@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from matplotlib.ticker import MaxNLocator
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from reidnb.files import write_aside
@@ -119,7 +120,7 @@ def rankings(query, gallery, distances, rows, top=10):
     query, gallery: Splits. distances: (Q, G). rows: which queries. What the protocol ignores (junk, same person in
     the same camera) is left out, as in the evaluation.
     """
-    figure, axes = plt.subplots(len(rows), top + 1, figsize=(0.72 * (top + 1), 1.5 * len(rows)), squeeze=False)
+    figure, axes = plt.subplots(len(rows), top + 1, figsize=(0.72 * (top + 1), 1.62 * len(rows)), squeeze=False)
     for line, q in zip(axes, rows):
         show_person(line[0], query.images[q], f"query c{query.camids[q] + 1}", BLUE)
         seen = (gallery.pids != -1) & ~((gallery.pids == query.pids[q]) & (gallery.camids == query.camids[q]))
@@ -127,7 +128,7 @@ def rankings(query, gallery, distances, rows, top=10):
         for rank, (ax, g) in enumerate(zip(line[1:], order[:top]), 1):
             right = gallery.pids[g] == query.pids[q]
             show_person(ax, gallery.images[g], f"{rank}: {distances[q, g]:.2f}", GREEN if right else RED)
-    figure.tight_layout(pad=0.2, w_pad=0.3, h_pad=0.3)
+    figure.tight_layout(pad=0.2, w_pad=0.3, h_pad=0.9)
     return figure
 
 
@@ -145,6 +146,7 @@ def cmc_curves(scores, ranks=20):
             markersize=3,
             label=f"{name} (mAP {100 * s.mAP:.1f})",
         )
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(
         xlabel="rank k",
         ylabel="queries with a right image\namong the first k (%)",
@@ -159,6 +161,7 @@ def cmc_curves(scores, ranks=20):
 def training_curves(history):
     """Loss terms by epoch: history as `train` returns it."""
     terms = [name for name in history[0] if name not in ("epoch", "lr", "seconds")]
+    terms = terms[:1] if len(terms) == 2 else terms  # with one term the sum is that term
     figure, ax = plt.subplots(figsize=(5.2, 2.8))
     for name in terms:
         ax.plot(

@@ -8,6 +8,7 @@ and it is run anew.
 import ast
 import functools
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -305,6 +306,7 @@ def _code():
                 ):
                     body.pop(0)
             digest.update(ast.dump(tree).encode())
+    digest.update(ast.dump(ast.parse(inspect.getsource(_make))).encode())
     return digest.hexdigest()
 
 

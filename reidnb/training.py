@@ -28,8 +28,7 @@ log = logging.getLogger("reidnb")
 
 
 def train(model, images, labels, recipe, seed=0, device=None, checkpoint=None):
-    """Train `model` in place on images (uint8, N x 3 x H x W) with labels 0..C-1 -> history, a list of one dict an
-    epoch.
+    """Train `model` in place on images (uint8, N x 3 x H x W) with labels 0..C-1 -> history, a dict an epoch.
 
     `recipe` (reidnb.recipes.Recipe) holds every hyper-parameter. With `checkpoint`, a path, the state after each
     epoch is kept there: the same call after a kill goes on from it and ends at the same numbers, since every epoch
@@ -40,16 +39,7 @@ def train(model, images, labels, recipe, seed=0, device=None, checkpoint=None):
     images = _on_device(images, device)
     optimizer = make_optimizer(model, recipe)
     history = _resume(checkpoint, model, optimizer)
-    epochs = tqdm(
-        range(len(history), recipe.epochs),
-        recipe.name,
-        recipe.epochs,
-        disable=not _interactive(),
-        initial=len(history),
-        leave=False,
-        unit="epoch",
-    )
-    for epoch in epochs:
+    for epoch in (bar := _progress(recipe, len(history))):
         torch.manual_seed(seed * 100_003 + epoch)
         rng, started, sums = np.random.default_rng((seed, epoch)), time.perf_counter(), {}
         batches, batch = choose_batches(labels, recipe, rng), None
@@ -71,7 +61,7 @@ def train(model, images, labels, recipe, seed=0, device=None, checkpoint=None):
                 sums[name] = sums.get(name, 0.0) + value.detach()
         means = {name: float(value) / len(batches) for name, value in sums.items()}
         history.append({"epoch": epoch + 1, **means, "lr": rate, "seconds": time.perf_counter() - started})
-        _report(epochs, history[-1], recipe)
+        _report(bar, history[-1], recipe)
         _keep(checkpoint, model, optimizer, history)
     return history
 
@@ -220,6 +210,12 @@ def _resume(path, model, optimizer):
 
 def _interactive():
     return sys.stderr.isatty()
+
+
+def _progress(recipe, done):
+    """The epochs still to come; with a bar where someone watches."""
+    shown = {"desc": recipe.name, "total": recipe.epochs, "initial": done, "unit": "epoch", "leave": False}
+    return tqdm(range(done, recipe.epochs), disable=not _interactive(), **shown)
 
 
 def _report(bar, line, recipe):

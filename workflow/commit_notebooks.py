@@ -31,7 +31,11 @@ def main():
         if not args.no_run:
             started = time.time()
             NotebookClient(
-                notebook, timeout=1200, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+                notebook,
+                timeout=1200,
+                kernel_name="python3",
+                coalesce_streams=True,
+                resources={"metadata": {"path": str(path.parent)}},
             ).execute()
             about = notebook.metadata.setdefault("reidnb", {})
             about["seconds"] = round(time.time() - started)

@@ -29,7 +29,8 @@ from reidnb.datasets import DATASETS, ReIDDataset, open_dataset, relabel
 from reidnb.descriptors import colour_histogram
 from reidnb.files import cache_root, locked, write_aside
 from reidnb.models import build_model, check_weights, weights_fingerprint
-from reidnb.recipes import PROFILES, Recipe, recipe
+from reidnb.recipes import PROFILES, Recipe
+from reidnb.recipes import recipe as resolve
 from reidnb.training import autocast, choose_device, embed, train
 
 __all__ = ["Result", "check_parameters", "claims", "kept_results", "results", "run"]
@@ -94,10 +95,10 @@ class Result:
         }
 
 
-def run(recipe_name, dataset="synthetic", profile="quick", seed=0, device=None, **changes):
+def run(recipe, dataset="synthetic", profile="quick", seed=0, device=None, **changes):
     """Train and test one recipe -> Result, kept on disk and loaded when it is there.
 
-    recipe_name: a name of `recipes.RECIPES`, or a Recipe. dataset: a name for `open_dataset`, or an opened
+    recipe: a name of `recipes.RECIPES`, or a Recipe. dataset: a name for `open_dataset`, or an opened
     ReIDDataset. changes: fields of the recipe (`epochs=20`) or options of the dataset (`misalignment=2.0`). A run
     that was killed goes on after its last epoch; two processes that ask for the same run make it once. Raises
     ValueError or TypeError for what is unknown before any work.
@@ -105,7 +106,7 @@ def run(recipe_name, dataset="synthetic", profile="quick", seed=0, device=None, 
     check_seed(seed)
     device = choose_device(device)
     recipe_fields = {f.name for f in fields(Recipe)}
-    plan = recipe(recipe_name, profile, **{k: v for k, v in changes.items() if k in recipe_fields})
+    plan = resolve(recipe, profile, **{k: v for k, v in changes.items() if k in recipe_fields})
     if plan.model == "colour_histogram":
         seed = 0  # nothing is drawn by lot: one run stands for all seeds
     elif plan.weights is not None:
@@ -118,7 +119,7 @@ def run(recipe_name, dataset="synthetic", profile="quick", seed=0, device=None, 
         kept = _load(path)
         if kept is None:
             made = _make(plan, data, seed, device, path.with_suffix(".checkpoint"))
-            base = recipe(recipe_name, profile)  # what was changed in name only is no change
+            base = resolve(recipe, profile)  # what was changed in name only is no change
             changed = {k: v for k, v in sorted(changes.items()) if k not in recipe_fields or getattr(base, k) != v}
             changed = ", ".join(f"{k}={v!r}" for k, v in changed.items())
             made["about"] |= {

@@ -352,7 +352,7 @@ def test_two_processes_make_one_run_once(elsewhere):
         ({"seed": "0"}, ValueError, "seed"),
         ({"device": "tpu"}, ValueError, "device 'tpu'"),
         ({"profile": "fast"}, ValueError, "unknown profile 'fast': take one of quick, full, laptop, paper"),
-        ({"recipe_name": "basline"}, ValueError, r"unknown recipe 'basline' \(did you mean 'baseline'\?\)"),
+        ({"recipe": "basline"}, ValueError, r"unknown recipe 'basline' \(did you mean 'baseline'\?\)"),
         ({"epochs": 0}, ValueError, "epochs must be positive"),
         ({"epochs": 1, "warmup": 1.0}, ValueError, "warm-up"),
         ({"dataset": "market"}, ValueError, "unknown dataset 'market'; known: synthetic"),
@@ -371,7 +371,7 @@ def test_refused_before_any_work(arguments, error, says, cache, monkeypatch):
 
     monkeypatch.setattr("reidnb.datasets.drawn._records", drawn)
     with pytest.raises(error, match=says):
-        run(**{"recipe_name": "ide_scratch", **arguments})
+        run(**{"recipe": "ide_scratch", **arguments})
     assert not list(cache.rglob("*.npz"))
 
 

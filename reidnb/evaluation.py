@@ -68,7 +68,9 @@ def euclidean_distances(x, y):
 def _squared_distances(x, y, squares_y, out):
     """Squared distances of a block of rows x to all of y, into `out`; near-duplicates recomputed from differences."""
     squares_x = _squared_lengths(x)
-    torch.mm(x, y.T, out=out).mul_(-2).add_(squares_y).add_(squares_x[:, None])
+    for start in range(0, len(y), 2048):  # in parts, since a product keeps a copy of y in an order of its own
+        part = slice(start, start + 2048)
+        torch.mm(x, y[part].T, out=out[:, part]).mul_(-2).add_(squares_y[part]).add_(squares_x[:, None])
     if out.numel() and out.amin() < 1e-3 * (squares_x.max() + squares_y.max()):
         _mend_near_duplicates(out, x, y, 1e-3 * (squares_x[:, None] + squares_y))
     return out.clamp_(min=0)
@@ -88,7 +90,7 @@ def _mend_near_duplicates(squared, x, y, limit):
 
 
 def _squared_lengths(x):
-    return torch.cat([(part * part).sum(1) for part in x.split(1024)])  # in parts: x * x would be a second copy of x
+    return torch.linalg.vector_norm(x, dim=1).square()  # (x * x).sum(1) would make a second copy of x
 
 
 def _padded(rows, columns, like):

@@ -12,7 +12,7 @@ import seaborn as sns
 from matplotlib.ticker import MaxNLocator
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-from reidnb.files import write_aside
+from reidnb.files import cache_root, write_aside
 
 __all__ = [
     "GREEN",
@@ -57,8 +57,12 @@ def style():
     )
 
 
-def save(figure, name, folder=FIGURES):
-    """Write a figure to figures/<name>.jpg and hand it back."""
+def save(figure, name, dataset="synthetic"):
+    """Write a figure to figures/<name>.jpg and hand it back.
+
+    Figures of a real dataset show real people: they go to the cache, where nobody commits them by mistake.
+    """
+    folder = FIGURES if dataset.startswith("synthetic") else cache_root() / "figures" / dataset
     how = {"bbox_inches": "tight", "pil_kwargs": {"quality": 88}}
     write_aside(folder / f"{name}.jpg", lambda file: figure.savefig(file, **how))
     return figure

@@ -18,7 +18,15 @@ from reidnb.training import embed, train
 
 __all__ = ["WORLD", "pretrain"]
 
-WORLD = {"seed": 1, "domain": 1, "train_identities": 2000, "test_identities": 100, "cameras": 16}
+WORLD = {
+    "seed": 1,
+    "domain": 1,
+    "train_identities": 2000,
+    "test_identities": 100,
+    "cameras": 16,
+    "distractors": 300,
+    "junk": 150,
+}
 CHANGES = {"weights": None, "epochs": 20, "p": 32}
 log = logging.getLogger("reidnb")
 

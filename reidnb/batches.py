@@ -16,8 +16,7 @@ __all__ = ["Augmentation", "MEAN", "STD", "make_batch", "pk_batches", "shuffled_
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of RGB in [0, 1]: what pretrained weights expect
 
 
-# -------------------------------------------------------------------------------------------------------- who is in a
-# batch
+# -------------------------------------------------------------------------------------------------- who is in a batch
 
 
 def pk_batches(labels, p, k, rng):
@@ -68,8 +67,7 @@ def shuffled_batches(labels, size, rng):
     return np.split(np.resize(order, -(-len(order) // size) * size), -(-len(order) // size))
 
 
-# --------------------------------------------------------------------------------------------------- how a picture is
-# varied
+# -------------------------------------------------------------------------------------------- how a picture is varied
 
 
 @dataclass(frozen=True)

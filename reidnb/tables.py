@@ -61,7 +61,7 @@ def summarise(runs):
     rows = []
     for names, group in runs.groupby(same, sort=False):
         scores = [plus_minus(100 * group[score]) for score in shown]
-        rows.append([*names, len(group), *scores, round(group.seconds.mean()), group.device.iloc[-1]])
+        rows.append([*names, len(group), *scores, round(group.seconds.mean()), "; ".join(group.device.unique())])
     return pd.DataFrame(rows, columns=[*same, "seeds", *shown, "seconds", "device"])
 
 

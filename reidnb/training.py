@@ -144,8 +144,7 @@ def embed(model, images, device=None, batch=256, flip=True):
     return torch.cat(out)
 
 
-# --------------------------------------------------------------------------------------------------------- device and
-# precision
+# ----------------------------------------------------------------------------------------------- device and precision
 
 
 def choose_device(device=None):

@@ -37,8 +37,8 @@ def test_shipped_weights_are_small_and_say_where_they_come_from():
 
 
 def test_shipped_weights_know_people_of_a_world_they_never_saw(world):
-    # measured over several worlds: about 0.3 and more against less than 0.1
-    assert untrained_map(world, "drawn") > 2 * untrained_map(world, None)
+    # measured over three worlds (seeds 7, 8, 9): 0.75 to 0.85 against 0.04 to 0.06
+    assert untrained_map(world, "drawn") > 5 * untrained_map(world, None)
 
 
 def test_pretrain_writes_weights_that_load(world, tmp_path, monkeypatch):

@@ -34,6 +34,7 @@ def main():
         "mtime",
         "input",
         "--rerun-incomplete",
+        "--nolock",  # a batch that was killed must not bar the next one; runs have locks of their own
         "--config",
         f"profile={args.profile}",
         f"dataset={args.dataset}",
@@ -47,12 +48,17 @@ def main():
             text=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
-        failed = follow(process, file)
+        try:
+            failed = follow(process, file)
+        except KeyboardInterrupt:  # the batch got it too, and stops by itself
+            process.wait()
+            print("\nStopped. The same command goes on from here.", file=sys.stderr)
+            return 130
     minutes = (time.time() - started) / 60
     if failed:
         print(f"\nThe batch stopped after {minutes:.1f} minutes. Its log: {log}", file=sys.stderr)
         return failed
-    tables = ROOT / "results" if args.profile == "full" else out / "tables"
+    tables = out / "tables" if args.profile == "quick" else ROOT / "results"
     print(
         f"\nDone in {minutes:.1f} minutes.\n  notebooks  {out}\n  figures    {ROOT / 'figures'}\n  tables     {tables}"
     )

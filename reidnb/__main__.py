@@ -53,11 +53,12 @@ def check(args):
 
 def run(args):
     from reidnb.experiments import run
+    from reidnb.tables import run_name
 
     changes = dict(_assignment(text) for text in args.set)
     for seed in range(args.seeds):
         result = run(args.recipe, args.dataset, args.profile, seed, args.device, **changes)
-        about = f"{args.recipe} on {args.dataset}, seed {result.seed}"
+        about = f"{run_name(args.recipe, result.changes)} on {args.dataset}, seed {result.seed}"
         print(f"{about}: {result.scores}; {result.seconds:.0f} s", flush=True)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-__all__ = ["Augmentation", "MEAN", "STD", "make_batch", "pk_batches", "shuffled_batches"]
+__all__ = ["Augmentation", "MEAN", "STD", "make_batch", "pk_batches", "shuffled_batches", "wrong_labels"]
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of RGB in [0, 1]: what pretrained weights expect
 
@@ -65,6 +65,20 @@ def shuffled_batches(labels, size, rng):
         raise ValueError(f"batches of {size} out of {len(labels)} images: both must be at least 1")
     order = rng.permutation(len(labels))
     return np.split(np.resize(order, -(-len(order) // size) * size), -(-len(order) // size))
+
+
+def wrong_labels(labels, share, rng):
+    """A copy of the labels (N,) in which a share of the images, drawn at random, carry another person's label.
+
+    What annotators and trackers do to a dataset by mistake; the wrong label is any other one with the same chance.
+    """
+    labels = np.asarray(labels)
+    people, index = np.unique(labels, return_inverse=True)
+    if not 0 <= share < 1 or (share and len(people) < 2):
+        raise ValueError(f"a share from 0 to 1 of the labels of two people or more, got {share!r} of {len(people)}")
+    wrong = rng.choice(len(labels), round(share * len(labels)), replace=False)
+    index[wrong] = (index[wrong] + rng.integers(1, max(len(people), 2), len(wrong))) % len(people)
+    return people[index]
 
 
 # -------------------------------------------------------------------------------------------- how a picture is varied

@@ -18,7 +18,15 @@ import numpy as np
 import torch
 from scipy.special import gammaln
 
-__all__ = ["Scores", "euclidean_distances", "evaluate", "evaluate_features", "multi_query_features"]
+__all__ = [
+    "PairScores",
+    "Scores",
+    "euclidean_distances",
+    "evaluate",
+    "evaluate_features",
+    "multi_query_features",
+    "verify_features",
+]
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,21 @@ class Scores:
     def __str__(self):
         ranks = "  ".join(f"Rank-{k} {100 * self.cmc[k - 1]:.1f}" for k in (1, 5, 10) if k <= len(self.cmc))
         return f"mAP {100 * self.mAP:.1f}  {ranks}  mINP {100 * self.mINP:.1f} %  ({self.queries} queries)"
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """How well distances tell pairs of one person from pairs of two: the mean distance of either kind, and the equal
+    error rate (EER), the share of pairs of either kind on the wrong side of one `threshold` for everybody."""
+
+    positive: float
+    negative: float
+    eer: float
+    threshold: float
+
+    @property
+    def gap(self):
+        return self.negative - self.positive
 
 
 # ---------------------------------------------------------------------------------------------------------- distances
@@ -149,6 +172,39 @@ def evaluate_features(
             yield from _count_rows(squared.cpu().numpy(), start, protocol)
 
     return _scores(counts(), max_rank, ap)
+
+
+def verify_features(query, gallery, query_pids, gallery_pids, query_camids, gallery_camids, block=256):
+    """One person or two, by one threshold on the distance? All pairs of query (Q, D) and gallery (G, D) -> PairScores.
+
+    The protocol is the ranking's: junk and pairs of one person in one camera are left out, distractors are somebody
+    else. Distances are counted in 4096 bins, so the EER is exact to the share of pairs in one bin. ValueError without
+    a pair of either kind.
+    """
+    query, gallery = _pair(query, gallery, "query", "gallery")
+    query_pids = _ids(query_pids, len(query), "query_pids")
+    query_camids = _ids(query_camids, len(query), "query_camids")
+    gallery_pids = _ids(gallery_pids, len(gallery), "gallery_pids")
+    gallery_camids = _ids(gallery_camids, len(gallery), "gallery_camids")
+    bins, longest = 4096, float(query.norm(dim=1).max() + gallery.norm(dim=1).max())
+    counts, sums = np.zeros((2, bins)), np.zeros(2)
+    for start in range(0, len(query), block):
+        rows = slice(start, start + block)
+        distances = euclidean_distances(query[rows], gallery).numpy()
+        same = query_pids[rows, None] == gallery_pids
+        seen = (gallery_pids != -1) & ~(same & (query_camids[rows, None] == gallery_camids))
+        for kind, pairs in enumerate((distances[seen & ~same], distances[seen & same])):
+            sums[kind] += pairs.sum(dtype=float)
+            places = np.minimum((pairs * (bins / longest)).astype(np.int64), bins - 1)
+            counts[kind] += np.bincount(places, minlength=bins)
+    totals = counts.sum(1)
+    if not totals.all():
+        raise ValueError(f"verification needs pairs of both kinds, got {totals[1]:.0f} of one person in two cameras "
+                         f"and {totals[0]:.0f} of two persons")
+    accepted_wrongly, accepted = np.cumsum(counts / totals[:, None], 1)
+    at = int(np.argmax(accepted_wrongly >= 1 - accepted))
+    eer = (accepted_wrongly[at] + 1 - accepted[at]) / 2
+    return PairScores(sums[1] / totals[1], sums[0] / totals[0], float(eer), (at + 1) * longest / bins)
 
 
 def multi_query_features(features, pids, camids, pool_features, pool_pids, pool_camids, how="mean"):

@@ -45,8 +45,8 @@ CODE_THAT_MATTERS = ("batches.py", "losses.py", "evaluation.py", "training.py", 
 class Result:
     """What one run gave.
 
-    `scores` and `multi_query` are Scores; `history` holds a dict an epoch; `features.query` (Q, D) and
-    `features.gallery` (G, D) are the embeddings in the dataset's order; `seconds` is the time of training and
+    `scores` and `multi_query` are Scores, `pairs` PairScores; `history` holds a dict an epoch; `features.query` (Q,
+    D) and `features.gallery` (G, D) are the embeddings in the dataset's order; `seconds` is the time of training and
     embedding; `changes` says what was changed in the recipe or the dataset; `about` with which device, versions and
     commit the run was made.
     """
@@ -58,6 +58,7 @@ class Result:
     changes: str
     scores: evaluation.Scores
     multi_query: evaluation.Scores
+    pairs: evaluation.PairScores
     history: list = field(repr=False)
     features: SimpleNamespace = field(repr=False)
     seconds: float
@@ -69,7 +70,13 @@ class Result:
         """The trained model, on the CPU and in evaluation mode."""
         if not self.state:
             raise ValueError(f"{self.recipe.name} learns nothing: there is no model")
-        model = build_model(self.recipe.model, len(self.state["classifier.weight"]), None, self.recipe.last_stride)
+        model = build_model(
+            self.recipe.model,
+            len(self.state["classifier.weight"]),
+            None,
+            self.recipe.last_stride,
+            self.recipe.verification_weight > 0,
+        )
         model.load_state_dict({name: torch.from_numpy(value) for name, value in self.state.items()})
         return model.eval()
 
@@ -81,6 +88,10 @@ class Result:
             "mINP": self.scores.mINP,
             "multi_query_mAP": self.multi_query.mAP,
             "multi_query_rank1": float(self.multi_query.cmc[0]),
+            "positive_distance": self.pairs.positive,
+            "negative_distance": self.pairs.negative,
+            "distance_gap": self.pairs.gap,
+            "eer": self.pairs.eer,
         }
         return {
             "recipe": self.recipe.name,
@@ -121,7 +132,7 @@ def run(recipe, dataset="synthetic", profile="quick", seed=0, device=None, **cha
             made = _make(plan, data, seed, device, path.with_suffix(".checkpoint"))
             base = resolve(recipe, profile)  # what was changed in name only is no change
             changed = {k: v for k, v in sorted(changes.items()) if k not in recipe_fields or getattr(base, k) != v}
-            changed = ", ".join(f"{k}={v!r}" for k, v in changed.items())
+            changed = ", ".join(f"{k}={v!r}" for k, v in sorted((data.options | changed).items()))
             made["about"] |= {
                 "recipe": asdict(plan),
                 "dataset": data.name,
@@ -180,12 +191,12 @@ def _make(plan, data, seed, device, checkpoint):
     else:
         labels, people = relabel(data.train.pids)
         torch.manual_seed(seed)
-        model = build_model(plan.model, len(people), plan.weights, plan.last_stride)
+        model = build_model(plan.model, len(people), plan.weights, plan.last_stride, plan.verification_weight > 0)
         history = train(model, data.train.images, labels, plan, seed, device, checkpoint)
         state = {f"state/{name}": value.cpu().numpy() for name, value in model.state_dict().items()}
 
         def features_of(images):
-            return embed(model, images, device, flip=plan.flip_test).numpy()
+            return embed(model, images, device, flip=plan.flip_test, compare=plan.compare).numpy()
 
     started = time.perf_counter()
     query, gallery = features_of(data.query.images), features_of(data.gallery.images)
@@ -196,15 +207,12 @@ def _make(plan, data, seed, device, checkpoint):
     many = evaluation.multi_query_features(
         query, data.query.pids, data.query.camids, pool_features, pool.pids, pool.camids
     )
-    scores, multi_query = (
-        evaluation.evaluate_features(
-            q, gallery, data.query.pids, data.gallery.pids, data.query.camids, data.gallery.camids
-        )
-        for q in (query, many)
-    )
+    ids = data.query.pids, data.gallery.pids, data.query.camids, data.gallery.camids
+    scores, multi_query = (evaluation.evaluate_features(q, gallery, *ids) for q in (query, many))
     about = {
         "history": history,
         "seconds": seconds,
+        "pairs": asdict(evaluation.verify_features(query, gallery, *ids)),
         "made": {
             "device": torch.cuda.get_device_name()
             if device.type == "cuda"
@@ -256,6 +264,7 @@ def _load(path):
             **{k: about[k] for k in ("dataset", "profile", "seed", "changes", "history", "seconds")},
             scores=_unflat(arrays["scores"]),
             multi_query=_unflat(arrays["multi_query"]),
+            pairs=evaluation.PairScores(**about["pairs"]),
             about=about["made"],
             key=path.stem,
             features=SimpleNamespace(query=arrays["query"], gallery=arrays["gallery"]),

@@ -1,12 +1,32 @@
 """Losses of person re-identification: plain functions of features (N, D) or logits, and labels (N,).
 
-Distances are computed in float32 also under autocast; a square root of zero has gradient zero, never NaN.
+The metric losses differ in how many images they compare at once and in which of them they listen to:
+
+    contrastive   pairs          every pair
+    triplet       a, p, n        every triplet; improved_triplet also keeps positives near
+    quadruplet    a, p, n1, n2   every quadruplet
+    trihard       a, p, n        the hardest positive and negative of each anchor
+    msml          a, p, m, n     the hardest positive pair and the hardest negative pair of the batch
+
+Distances are Euclidean and computed in float32 also under autocast; a square root of zero has gradient zero, never
+NaN. A batch in which a loss finds nothing to compare gives 0, with a gradient of 0.
 """
 
 import torch
 import torch.nn.functional as F
 
-__all__ = ["cross_entropy", "pairwise_distances", "trihard_loss"]
+__all__ = [
+    "active_shares",
+    "contrastive_loss",
+    "cross_entropy",
+    "improved_triplet_loss",
+    "msml_loss",
+    "pairwise_distances",
+    "quadruplet_loss",
+    "trihard_loss",
+    "triplet_loss",
+    "verification_loss",
+]
 
 
 def pairwise_distances(features):
@@ -18,12 +38,29 @@ def pairwise_distances(features):
         x = x - x.detach().mean(0)  # changes no distance, and keeps digits where all features lie far from the origin
         squares = x.square().sum(1)
         scale = squares[:, None] + squares
-        squared = (scale - 2 * x @ x.T).clamp(min=0)
+        squared = (scale - 2 * _Products.apply(x)).clamp(min=0)
         i, j = torch.nonzero((squared < 1e-3 * scale).fill_diagonal_(False), as_tuple=True)
         if len(i):  # near-duplicates: the product form has cancelled their digits
             squared = squared.index_put((i, j), (x[i] - x[j]).square().sum(1))
         zero = (squared == 0).fill_diagonal_(True)  # the root's slope is infinite: give it a 1, then take it out again
         return torch.where(zero, 0, torch.where(zero, 1, squared).sqrt())
+
+
+class _Products(torch.autograd.Function):
+    """x @ x.T with one product in its backward, where autograd would take two."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x @ x.T
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return (gradient + gradient.T) @ x
+
+
+# ----------------------------------------------------------------------------------- classification and verification
 
 
 def cross_entropy(logits, labels, smoothing=0.0):
@@ -35,30 +72,145 @@ def cross_entropy(logits, labels, smoothing=0.0):
     return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
 
 
+def verification_loss(pair_logits, labels):
+    """The siamese network's question, same person or not, on every pair of a batch (Zheng et al., 2016) -> scalar.
+
+    pair_logits (N, N), symmetric: how sure the model is that two images show one person (`models.Verifier`). Mean
+    binary cross-entropy over the pairs i < j, where the few pairs of one person weigh as much as the many others.
+    """
+    same, one_person = _pairs(labels, pair_logits)
+    costs = F.binary_cross_entropy_with_logits(pair_logits.float(), same.float(), reduction="none")
+    return (_mean(costs, one_person) + _mean(costs, ~same)) / 2
+
+
+# ------------------------------------------------------------------------------------------------------ metric losses
+
+
+def contrastive_loss(features, labels, margin=1.0):
+    """Contrastive loss (Hadsell et al., 2006; survey notes, L_c) -> scalar.
+
+    Mean over the pairs i < j of  d(i, j)^2  for one person,  [ margin - d(i, j) ]+^2  for two: each pair for itself,
+    against a fixed distance. features (N, D), labels (N,).
+    """
+    distances = pairwise_distances(features)
+    same, one_person = _pairs(labels, features)
+    costs = torch.where(same, distances, F.relu(margin - distances)).square()
+    return _mean(costs, one_person | ~same)
+
+
+def triplet_loss(features, labels, margin=0.3):
+    """Triplet loss (Schroff et al., 2015; survey notes, L_t) -> scalar.
+
+    Mean over all triplets (a, p, n) of the batch, satisfied ones included, of  [ d(a, p) - d(a, n) + margin ]+ : what
+    triplets drawn at random give on average. features (N, D), labels (N,).
+    """
+    _, positive, negatives, valid = _triplets(features, labels)
+    return _mean(F.relu(positive - negatives + margin), valid)
+
+
+def improved_triplet_loss(features, labels, margin=0.3, pull=1.0):
+    """Triplet loss that also keeps positives near (Cheng et al., 2016; survey notes, L_it) -> scalar.
+
+    Mean over all triplets (a, p, n) of  pull d(a, p) + [ d(a, p) - d(a, n) + margin ]+ . features (N, D), labels (N,).
+    The survey writes it without a factor, `pull=1`; the paper's own is 0.002.
+    """
+    _, positive, negatives, valid = _triplets(features, labels)
+    return _mean(pull * positive + F.relu(positive - negatives + margin), valid)
+
+
+def quadruplet_loss(features, labels, margin=0.3, margin2=0.15):
+    """Quadruplet loss (Chen et al., 2017; survey notes, L_q) -> scalar.
+
+    Mean over all (a, p, n1, n2) of three persons of  [ d(a, p) - d(a, n1) + margin ]+  +  [ d(a, p) - d(n1, n2) +
+    margin2 ]+ . features (N, D), labels (N,). Needs the time of the triplet loss and one sort, not that of N^4 terms.
+    """
+    distances = pairwise_distances(features)
+    same, one_person = _pairs(labels, features)
+    a, p = torch.nonzero(one_person.triu(), as_tuple=True)  # either may be the anchor
+    positive, images = distances[a, p].double(), same.sum(1)  # images of each one's person
+    # The first hinge does not know n2: count how many go with each (a, p, n1).
+    partners = torch.where(same[a], 0, len(same) - images[a][:, None] - images)
+    reach = positive[:, None] + margin
+    strong = partners * (F.relu(reach - distances.index_select(0, a)) + F.relu(reach - distances.index_select(0, p)))
+    # The second knows neither a nor p: over all pairs of two persons, less those that a's person is in.
+    reach = positive + margin2
+    pair, k = torch.nonzero(same[a], as_tuple=True)
+    own = F.relu(reach[pair][:, None] - distances.index_select(0, k)) * ~same[k]
+    weak = 2 * _hinge_sums(reach, distances[(~same).triu()]).sum() - 2 * own.sum()
+    return ((strong.sum() + 2 * weak) / (2 * partners.sum()).clamp(min=1)).to(distances.dtype)
+
+
 def trihard_loss(features, labels, margin=0.3):
     """Triplet loss with batch-hard mining, TriHard (Hermans et al., 2017, eq. 5) -> scalar.
 
     Mean over the anchors a of  [ max_p d(a, p) - min_n d(a, n) + margin ]+ ; with `margin=None` the soft margin log(1
     + exp(.)). features (N, D), labels (N,). Anchors without another image of their person, or without anybody else,
-    take no part; a batch without any anchor gives 0 (with a gradient of 0).
+    take no part.
     """
     distances = pairwise_distances(features)
-    same, anchors = _same(labels, features)
-    farthest_positive = distances.masked_fill(~same, -torch.inf).amax(1)
-    nearest_negative = distances.masked_fill(same, torch.inf).amin(1)
-    gap = (farthest_positive - nearest_negative)[anchors]
-    if not len(gap):
-        return features.sum() * 0.0
-    return (F.softplus(gap) if margin is None else F.relu(gap + margin)).mean()
+    same, one_person = _pairs(labels, features)
+    gaps = distances.masked_fill(~same, -torch.inf).amax(1) - distances.masked_fill(same, torch.inf).amin(1)
+    anchors = one_person.any(1) & ~same.all(1)
+    return _mean(F.softplus(gaps) if margin is None else F.relu(gaps + margin), anchors)
 
 
-def _same(labels, features):
-    """Who is of one person (N, N), and which rows can be anchors: those with a positive besides themselves and a
-    negative."""
+def msml_loss(features, labels, margin=0.3):
+    """Margin sample mining loss, MSML (Xiao et al., 2017; survey notes, L_msml) -> scalar.
+
+    [ max d(a, p) - min d(m, n) + margin ]+  over all pairs of one person and all pairs of two in the batch: TriHard's
+    hinge on one pair of pairs, which need not share an image. features (N, D), labels (N,).
+    """
+    distances = pairwise_distances(features)
+    same, one_person = _pairs(labels, features)
+    gap = distances.masked_fill(~same, -torch.inf).amax() - distances.masked_fill(same, torch.inf).amin()
+    return _mean(F.relu(gap + margin), one_person.any() & ~same.all())
+
+
+@torch.no_grad()
+def active_shares(features, labels, margin=0.3):
+    """How much a margin still asks for: the share of all triplets, and of anchors, whose hinge is above zero.
+
+    An anchor counts by its hardest triplet. features (N, D), labels (N,) -> two scalars, NaN for a batch without
+    triplets. Small shares mean that there is little left to learn from a random triplet; shares stuck at 1 while the
+    features shrink mean collapse.
+    """
+    a, positive, negatives, valid = _triplets(features, labels)
+    active = (positive - negatives + margin > 0) & valid
+    anchors, hit = valid.new_zeros(2, len(features))
+    anchors[a[valid.any(1)]], hit[a[active.any(1)]] = True, True
+    return active.sum() / valid.sum(), hit.sum() / anchors.sum()
+
+
+# ------------------------------------------------------------------------------------------------- pairs and triplets
+
+
+def _pairs(labels, features):
+    """Who is of one person (N, N): with the pairs of an image and itself, and without."""
     labels = torch.as_tensor(labels, device=features.device)
     if labels.shape != features.shape[:1]:
         raise ValueError(
             f"labels must be one integer a row of the {tuple(features.shape)} features, got shape {tuple(labels.shape)}"
         )
     same = labels[:, None] == labels
-    return same, torch.nonzero((same.sum(1) > 1) & ~same.all(1)).flatten()
+    return same, same.clone().fill_diagonal_(False)
+
+
+def _triplets(features, labels):
+    """All triplets of a batch, a row a pair (a, p) and a column an image n: a (M,), d(a, p) (M, 1), d(a, n) (M, N),
+    and where n is of another person (M, N)."""
+    distances = pairwise_distances(features)
+    same, one_person = _pairs(labels, features)
+    a, p = torch.nonzero(one_person, as_tuple=True)
+    return a, distances[a, p][:, None], distances.index_select(0, a), ~same[a]
+
+
+def _mean(values, valid):
+    """Mean of the values where `valid`; 0, with a gradient of 0, where nothing is."""
+    return torch.where(valid, values, 0).sum() / valid.sum().clamp(min=1)
+
+
+def _hinge_sums(x, y):
+    """For each x (M,) the sum of [ x - y ]+ over all y (K,), by one sort instead of M x K differences."""
+    y = y.to(x.dtype).sort().values
+    count = torch.searchsorted(y, x.detach())  # how many lie below each x
+    return count * x - F.pad(y.cumsum(0), (1, 0))[count]

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from reidnb.files import cache_root, write_aside
+from reidnb.training import SIGNS
 
 __all__ = [
     "GREEN",
@@ -21,13 +22,18 @@ __all__ = [
     "GREY",
     "cmc_curves",
     "distance_histogram",
+    "filmstrip",
+    "forces",
+    "histories",
     "people_grid",
     "picture_row",
     "rankings",
     "save",
+    "seed_dots",
     "style",
     "to_png",
     "training_curves",
+    "triplet_rows",
 ]
 
 GREEN, RED, BLUE, GREY, ORANGE = "#2a9d5c", "#d1495b", "#2f6690", "#8d99a6", "#e09f3e"
@@ -136,7 +142,124 @@ def rankings(query, gallery, distances, rows, top=10):
     return figure
 
 
+def triplet_rows(images, anchors, positives, negatives, distances):
+    """Triplets as columns of pictures: anchor (blue), its positive (green), its negative (red), with their distances.
+
+    images (N, 3, H, W); anchors, positives, negatives: indices (T,); distances (N, N).
+    """
+    figure, axes = plt.subplots(3, len(anchors), figsize=(0.85 * len(anchors) + 0.9, 5), squeeze=False)
+    for column, (a, p, n) in zip(axes.T, zip(anchors, positives, negatives)):
+        violated = distances[a, p] >= distances[a, n]
+        show_person(column[0], images[a], colour=BLUE)
+        show_person(column[1], images[p], f"{distances[a, p]:.2f}", GREEN)
+        show_person(column[2], images[n], f"{distances[a, n]:.2f}", RED if violated else GREY)
+    for ax, name in zip(axes[:, 0], ("anchor", "farthest\nof the same", "nearest\nof the others")):
+        ax.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+    figure.tight_layout(pad=0.2, w_pad=0.2, h_pad=0.5)
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------ forces in the plane
+
+
+def forces(ax, points, labels, slopes, title=""):
+    """What a loss does to points in the plane. points (N, 2), labels (N,); slopes (N, N): the loss's derivative by
+    each pair's distance.
+
+    A green line pulls its two points together and a red one pushes them apart, as thick as the loss insists; arrows
+    show where each point goes in sum.
+    """
+    points, slopes = np.asarray(points, float), np.asarray(slopes, float)
+    slopes = slopes + slopes.T
+    strongest = np.abs(slopes).max() or 1.0
+    for i, j in np.argwhere(np.triu(np.abs(slopes) > 1e-9 * strongest, 1)):
+        share = abs(slopes[i, j]) / strongest
+        colour, width = GREEN if slopes[i, j] > 0 else RED, 0.4 + 2.6 * share
+        ax.plot(*points[[i, j]].T, color=colour, linewidth=width, alpha=0.15 + 0.5 * share, zorder=1)
+    away = points[:, None] - points
+    unit = away / np.maximum(np.linalg.norm(away, axis=2, keepdims=True), 1e-9)
+    moves = -(slopes[:, :, None] * unit).sum(1)
+    longest = np.linalg.norm(moves, axis=1).max()
+    if longest:
+        moves = moves * 0.18 * np.ptp(points, axis=0).max() / longest
+        ax.quiver(*points.T, *moves.T, angles="xy", scale_units="xy", scale=1, width=0.006, color="black", zorder=3)
+        ends = points + moves
+        ax.update_datalim(ends)  # an arrow may leave the cloud of points
+    _identities(ax, points, labels)
+    ax.set_title(title, fontsize=9)
+
+
+def filmstrip(points, labels, slopes, frames, steps):
+    """A row of pictures: the forces on some points, then what a network's plane looks like while the loss trains it.
+
+    points, labels, slopes as in `forces`; frames: a list of (points (M, 2), labels (M,)), one for each of `steps`.
+    """
+    figure, axes = plt.subplots(1, len(frames) + 1, figsize=(2 * len(frames) + 2.2, 2.25))
+    forces(axes[0], points, labels, slopes, "forces")
+    centred = [where - where.mean(0) for where, _ in frames]
+    reach = 1.1 * max(np.abs(where).max() for where in centred)
+    for ax, where, (_, who), step in zip(axes[1:], centred, frames, steps):
+        _identities(ax, where, who, size=20)
+        ax.set(xlim=(-reach, reach), ylim=(-reach, reach))
+        ax.set_title(f"step {step}", fontsize=9)
+    figure.tight_layout(pad=0.4)
+    return figure
+
+
+def _identities(ax, points, labels, size=34):
+    people, index = np.unique(np.asarray(labels), return_inverse=True)
+    colours = np.array(sns.color_palette("husl", len(people)))[index]
+    ax.scatter(*np.asarray(points).T, s=size, c=colours, edgecolors="white", linewidths=0.6, zorder=2)
+    ax.set(xticks=[], yticks=[], aspect="equal")
+    ax.margins(0.12)
+    ax.grid(False)
+    for side in ("left", "bottom"):
+        ax.spines[side].set_visible(False)
+
+
 # ------------------------------------------------------------------------------------------------------------- curves
+
+
+def seed_dots(scores, xlabel="mAP (%)", reference=None):
+    """A dot a seed and a bar at their mean. scores: dict of row -> dict of series -> values in percent, one a seed.
+
+    `reference` is a value to compare with, drawn as a dashed line.
+    """
+    series = list(dict.fromkeys(name for row in scores.values() for name in row))
+    colours = dict(zip(series, [BLUE, ORANGE, GREEN, RED, GREY]))
+    figure, ax = plt.subplots(figsize=(7, 0.42 * len(scores) + 1.1))
+    for y, row in enumerate(scores.values()):
+        for name, values in row.items():
+            if not len(values):
+                continue
+            place = y + 0.13 * (list(row).index(name) - (len(row) - 1) / 2) * 2
+            ax.scatter(values, [place] * len(values), s=18, color=colours[name], alpha=0.6, linewidths=0)
+            ax.scatter(np.mean(values), place, marker="|", s=130, linewidths=2.5, color=colours[name])
+    for name in series:
+        ax.scatter([], [], s=30, color=colours[name], label=name)
+    if reference is not None:
+        ax.axvline(reference, color="black", linestyle="--", linewidth=1, zorder=0)
+    ax.set(yticks=range(len(scores)), yticklabels=list(scores), xlabel=xlabel)
+    ax.invert_yaxis()
+    if len(series) > 1:
+        ax.legend(fontsize=9, loc="best")
+    figure.tight_layout()
+    return figure
+
+
+def histories(runs, columns):
+    """Training side by side. runs: dict of name -> history (as `train` returns it); columns: dict of a key of its
+    lines -> title, one picture each."""
+    figure, axes = plt.subplots(1, len(columns), figsize=(3.6 * len(columns), 2.9), squeeze=False)
+    for ax, (key, title) in zip(axes[0], columns.items()):
+        for name, history in runs.items():
+            epochs, values = zip(*((line["epoch"], line[key]) for line in history if key in line))
+            ax.plot(epochs, values, marker="o", markersize=3, label=name)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.set(xlabel="epoch", title=title, ylim=(0, None))
+    axes[0, 0].legend(fontsize=9)
+    figure.tight_layout()
+    return figure
 
 
 def cmc_curves(scores, ranks=20):
@@ -164,7 +287,7 @@ def cmc_curves(scores, ranks=20):
 
 def training_curves(history):
     """Loss terms by epoch: history as `train` returns it."""
-    terms = [name for name in history[0] if name not in ("epoch", "lr", "seconds")]
+    terms = [name for name in history[0] if name not in ("epoch", "lr", "seconds", *SIGNS)]
     terms = terms[:1] if len(terms) == 2 else terms  # with one term the sum is that term
     figure, ax = plt.subplots(figsize=(5.2, 2.8))
     for name in terms:

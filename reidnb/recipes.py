@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, fields, replace
 from reidnb.batches import Augmentation
 from reidnb.models import MODELS
 
-__all__ = ["PROFILES", "RECIPES", "Recipe", "recipe"]
+__all__ = ["METRICS", "PROFILES", "RECIPES", "VARIATIONS", "Recipe", "recipe"]
+
+METRICS = ("contrastive", "triplet", "improved_triplet", "quadruplet", "trihard", "msml")
 
 
 @dataclass(frozen=True)
@@ -30,18 +32,23 @@ class Recipe:
     # the losses
     identity_weight: float = 1.0  # of the cross-entropy over training identities
     label_smoothing: float = 0.1
-    metric: str | None = None  # "trihard"
+    metric: str | None = None  # one of METRICS
     metric_weight: float = 1.0
-    margin: float | None = 0.3  # None: soft margin
+    margin: float | None = 0.3  # None: soft margin, of TriHard only
+    margin2: float = 0.15  # of the quadruplet loss's second hinge
+    pull: float = 1.0  # weight of d(a, p) in the improved triplet loss
+    verification_weight: float = 0.0  # of the siamese question: one person or two?
+    label_noise: float = 0.0  # share of the training images that carry another person's label
     # the schedule
     epochs: int = 8
     optimizer: str = "adamw"
-    lr: float = 3e-3
+    lr: float = 1e-3
     weight_decay: float = 0.4
     warmup: float = 1.0  # epochs
     schedule: str = "cosine"  # or "step": a factor 0.1 at each of `steps`
     steps: tuple[int, ...] = ()
     # the test
+    compare: str = "embedding"  # or "features": after the BNNeck or before it
     flip_test: bool = True  # average a picture's embedding with its mirror image's
 
     def __post_init__(self):
@@ -49,17 +56,31 @@ class Recipe:
             "model": (*MODELS, "colour_histogram"),
             "optimizer": ("adamw", "adam", "sgd"),
             "schedule": ("cosine", "step"),
-            "metric": (None, "trihard"),
+            "metric": (None, *METRICS),
+            "compare": ("embedding", "features"),
         }
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"recipe {self.name}: {name} must be one of {values}, got {getattr(self, name)!r}")
+        if self.margin is None and self.metric not in (None, "trihard"):
+            raise ValueError(f"recipe {self.name}: only TriHard has a soft margin; {self.metric} needs a number")
+        if not 0 <= self.label_noise < 1:
+            raise ValueError(f"recipe {self.name}: label_noise must be a share from 0 to 1, got {self.label_noise!r}")
         for name in ("epochs", "p", "k", "lr"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"recipe {self.name}: {name} must be positive, got {getattr(self, name)!r}")
         if self.schedule == "cosine" and self.warmup >= self.epochs:
             raise ValueError(f"recipe {self.name}: a warm-up of {self.warmup} epochs leaves nothing of {self.epochs}")
 
+    @property
+    def needs_pairs(self):
+        """Whether a loss compares images of one person, which only P x K batches are sure to hold."""
+        return bool(self.metric or self.verification_weight)
+
+
+# A metric loss alone trains the features before the neck. Rates, batches, margins and weights that differ from the
+# defaults were chosen on synthetic_validation.
+ALONE = {"identity_weight": 0.0, "compare": "features", "lr": 3e-4}
 
 RECIPES = {
     r.name: r
@@ -69,8 +90,32 @@ RECIPES = {
         Recipe("ide_scratch", "Identification (IDE) from scratch", weights=None),
         Recipe("baseline", "Identification + TriHard: our baseline", metric="trihard"),
         Recipe("baseline_scratch", "Our baseline from scratch", metric="trihard", weights=None),
+        # notebook 01
+        Recipe("verification", "Verification", identity_weight=0.0, verification_weight=1.0, lr=3e-4),
+        Recipe("ide_verification", "Identification + verification", verification_weight=0.2),
+        Recipe("contrastive", "Contrastive", metric="contrastive", margin=2.0, **ALONE),
+        Recipe("triplet", "Triplet", metric="triplet", **ALONE),
+        Recipe("improved_triplet", "Improved triplet", metric="improved_triplet", pull=0.002, **ALONE),
+        Recipe("quadruplet", "Quadruplet", metric="quadruplet", **ALONE),
+        Recipe("trihard", "TriHard", metric="trihard", **ALONE),
+        Recipe("msml", "MSML", metric="msml", p=4, **ALONE | {"lr": 1e-4}),
+        Recipe("ide_contrastive", "Identification + contrastive", metric="contrastive", margin=1.0),
+        Recipe("ide_triplet", "Identification + triplet", metric="triplet"),
+        Recipe("ide_improved_triplet", "Identification + improved triplet", metric="improved_triplet", pull=0.002),
+        Recipe("ide_quadruplet", "Identification + quadruplet", metric="quadruplet"),
+        Recipe("ide_msml", "Identification + MSML", metric="msml", p=4, lr=3e-4),
     )
 }
+
+# Runs beside the recipes: one thing changed at a time, for the curves of the notebooks and for claims.
+VARIATIONS = (
+    # notebook 01: how strongly the improved triplet loss pulls
+    *(("improved_triplet", {"pull": pull}) for pull in (0.1, 1.0)),
+    # notebook 02: wrong labels, P x K, margins
+    *((name, {"label_noise": noise}) for name in ("triplet", "trihard", "msml", "ide") for noise in (0.1, 0.2)),
+    *(("trihard", shape) for shape in ({"p": 4}, {"p": 8}, {"p": 32}, {"p": 32, "k": 2}, {"p": 8, "k": 8})),
+    *(("trihard", {"margin": margin}) for margin in (0.1, 1.0, None)),
+)
 
 # What a profile changes in every recipe; SCRATCH adds to it where the start is random.
 PROFILES = {
@@ -91,7 +136,12 @@ PROFILES = {
         "augmentation": Augmentation(),
     },
 }
-SCRATCH = {"paper": {"weights": None, "epochs": 300, "schedule": "cosine"}}
+SCRATCH = {
+    "quick": {"lr": 3e-3},
+    "full": {"lr": 3e-3},
+    "laptop": {"lr": 3e-3},
+    "paper": {"weights": None, "epochs": 300, "schedule": "cosine"},
+}
 
 
 def recipe(name, profile="quick", **changes):

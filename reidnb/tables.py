@@ -18,8 +18,11 @@ __all__ = [
     "markdown",
     "merge_runs",
     "papers",
+    "plus_minus",
     "read_runs",
     "render_between",
+    "run_name",
+    "seed_scores",
     "show_claims",
     "summarise",
     "write_runs",
@@ -27,6 +30,7 @@ __all__ = [
 
 IDENTIFIES = ["recipe", "dataset", "changes", "profile", "seed"]  # what makes two rows the same run
 SCORES = ["mAP", "rank1", "rank5", "rank10", "mINP", "multi_query_mAP", "multi_query_rank1"]
+PAIRS = ["positive_distance", "negative_distance", "distance_gap", "eer"]
 VERDICTS = ("holds", "does not hold", "within noise", "not run")
 
 
@@ -65,10 +69,24 @@ def summarise(runs):
     return pd.DataFrame(rows, columns=[*same, "seeds", *shown, "seconds", "device"])
 
 
+def seed_scores(runs, name, dataset="synthetic", profile="full", metric="mAP"):
+    """The scores in percent, one a seed, of the run that `run_name` calls so -> array, empty where it was not run."""
+    here = runs[(runs.dataset == dataset) & (runs.profile == ("full" if profile == "quick" else profile))]
+    found = [run_name(row.recipe, row.changes) == name for row in here.itertuples()]
+    return 100 * here[found].sort_values("seed")[metric].to_numpy(float) if any(found) else np.array([])
+
+
 def plus_minus(values):
-    """'62.4 ± 0.8': mean and sample standard deviation; the mean alone for one value."""
+    """'62.4 ± 0.8': mean and sample standard deviation; the mean alone for one value, nothing for none."""
     values = np.asarray(values, float)
+    if not len(values):
+        return ""
     return f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" if len(values) > 1 else f"{values.mean():.1f}"
+
+
+def run_name(recipe, changes=""):
+    """How tables and claims name a run: "trihard", or "trihard, label_noise=0.2"."""
+    return f"{recipe}, {changes}" if changes else recipe
 
 
 def judge(runs, claims=None):
@@ -81,11 +99,13 @@ def judge(runs, claims=None):
     needs one run.
     """
     rows = []
+    runs = runs.reindex(columns=list(dict.fromkeys([*runs.columns, *SCORES, *PAIRS])))  # older rows may lack some
+    names = pd.Series([run_name(row.recipe, row.changes) for row in runs.itertuples()], runs.index, dtype=object)
     for claim in papers()["claim"] if claims is None else claims:
+        lower = "below" in claim or claim.get("better") == "lower"
         for dataset, profile in claim["on"]:
-            difference = _differences(
-                claim, runs[(runs.dataset == dataset) & (runs.profile == profile) & (runs.changes == "")]
-            )
+            here = (runs.dataset == dataset) & (runs.profile == profile)
+            difference = _differences(claim, runs[here].assign(name=names[here]))
             gain, spread = difference.mean() if len(difference) else np.nan, _half_width(difference)
             if "below" in claim and len(difference) == 1:
                 spread = 0.0  # nothing learned: the same number whatever the seed
@@ -100,7 +120,7 @@ def judge(runs, claims=None):
                     "dataset": dataset,
                     "profile": profile,
                     "metric": claim["metric"],
-                    "verdict": _verdict(-gain if "below" in claim else gain, spread, len(difference)),
+                    "verdict": _verdict(-gain if lower else gain, spread, len(difference)),
                     "source": claim["source"],
                 }
             )
@@ -108,12 +128,19 @@ def judge(runs, claims=None):
 
 
 def _differences(claim, runs):
-    """Method minus baseline (or minus the bound), one value a seed that both have, in points."""
-    method = runs[runs.recipe == claim["method"]].set_index("seed")[claim.get("method_metric", claim["metric"])]
-    if "below" in claim:
-        return (100 * method - claim["below"]).dropna().to_numpy(float)
-    baseline = runs[runs.recipe == claim["baseline"]].set_index("seed")[claim.get("baseline_metric", claim["metric"])]
-    return (100 * (method - baseline)).dropna().to_numpy(float)
+    """Method minus baseline (or minus the bound), one value a seed that both have, in points.
+
+    With `method_from` and `baseline_from` it is what the method changed from that run, minus what the baseline did.
+    """
+
+    def score(who):
+        metric = claim.get(f"{who}_metric", claim["metric"])
+        value = runs[runs["name"] == claim[who]].set_index("seed")[metric]
+        start = claim.get(f"{who}_from")
+        return value if start is None else value - runs[runs["name"] == start].set_index("seed")[metric]
+
+    reference = claim["below"] / 100 if "below" in claim else score("baseline")
+    return (100 * (score("method") - reference)).dropna().to_numpy(float)
 
 
 def _half_width(values):

@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from reidnb.batches import make_batch, pk_batches, shuffled_batches
+from reidnb import losses
+from reidnb.batches import make_batch, pk_batches, shuffled_batches, wrong_labels
 from reidnb.files import write_aside
-from reidnb.losses import cross_entropy, trihard_loss
 
 __all__ = ["TrainingDiverged", "autocast", "choose_device", "embed", "train"]
 
-METRIC_LOSSES = {"trihard": trihard_loss}
+SIGNS = ("length", "active_triplets", "active_anchors")  # in a line of history beside the loss terms
 log = logging.getLogger("reidnb")
 
 
@@ -36,7 +36,7 @@ def train(model, images, labels, recipe, seed=0, device=None, checkpoint=None):
     """
     device = choose_device(device)
     model.to(device).train()
-    images = _on_device(images, device)
+    images, labels = _on_device(images, device), wrong_labels(labels, recipe.label_noise, np.random.default_rng(seed))
     optimizer = make_optimizer(model, recipe)
     history = _resume(checkpoint, model, optimizer)
     for epoch in (bar := _progress(recipe, len(history))):
@@ -50,14 +50,15 @@ def train(model, images, labels, recipe, seed=0, device=None, checkpoint=None):
             batch = make_batch(images, indices, recipe.augmentation, rng, device, out=batch)
             with autocast(device):
                 output = model(batch)
-            terms = loss_terms(output, torch.as_tensor(labels[indices], device=device), recipe)
+            people = torch.as_tensor(labels[indices], device=device)
+            terms = loss_terms(output, people, recipe)
             loss = sum(terms.values())
             if not torch.isfinite(loss):
                 raise TrainingDiverged(recipe, epoch, step, rate, terms)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            for name, value in {**terms, "loss": loss}.items():
+            for name, value in {**terms, "loss": loss, **vital_signs(output, people, recipe)}.items():
                 sums[name] = sums.get(name, 0.0) + value.detach()
         means = {name: float(value) / len(batches) for name, value in sums.items()}
         history.append({"epoch": epoch + 1, **means, "lr": rate, "seconds": time.perf_counter() - started})
@@ -70,17 +71,28 @@ def loss_terms(output, labels, recipe):
     """The weighted terms of the loss, by name: what is summed, printed, and shown when training diverges."""
     terms = {}
     if recipe.identity_weight:
-        terms["identity"] = recipe.identity_weight * cross_entropy(output.logits, labels, recipe.label_smoothing)
+        terms["identity"] = recipe.identity_weight * losses.cross_entropy(output.logits, labels, recipe.label_smoothing)
+    if recipe.verification_weight:
+        terms["verification"] = recipe.verification_weight * losses.verification_loss(output.pairs, labels)
     if recipe.metric:
-        terms[recipe.metric] = recipe.metric_weight * METRIC_LOSSES[recipe.metric](
-            output.features, labels, recipe.margin
-        )
+        metric_loss = getattr(losses, f"{recipe.metric}_loss")
+        more = {"quadruplet": [recipe.margin2], "improved_triplet": [recipe.pull]}.get(recipe.metric, [])
+        terms[recipe.metric] = recipe.metric_weight * metric_loss(output.features, labels, recipe.margin, *more)
     return terms
 
 
+def vital_signs(output, labels, recipe):
+    """How training fares, whatever its loss: the features' mean length and, in P x K batches, the share of triplets
+    and of anchors that a margin of 0.3 would still move. Shares that stay near 1 while the length falls: collapse."""
+    signs = {"length": output.features.detach().norm(dim=1).mean()}
+    if recipe.needs_pairs:
+        signs["active_triplets"], signs["active_anchors"] = losses.active_shares(output.features, labels, margin=0.3)
+    return signs
+
+
 def choose_batches(labels, recipe, rng):
-    """P x K batches for a metric loss, which needs pairs; plain shuffled ones otherwise."""
-    if recipe.metric:
+    """P x K batches for a loss that needs pairs of one person; plain shuffled ones otherwise."""
+    if recipe.needs_pairs:
         return pk_batches(labels, recipe.p, recipe.k, rng)
     return shuffled_batches(labels, recipe.p * recipe.k, rng)
 
@@ -123,7 +135,7 @@ class TrainingDiverged(RuntimeError):
 
 
 @torch.inference_mode()
-def embed(model, images, device=None, batch=256, flip=True):
+def embed(model, images, device=None, batch=256, flip=True, compare="embedding"):
     """Unit-length embeddings (N, C) float32 on the CPU, of images uint8 (N, 3, H, W).
 
     The model is put in evaluation mode, so a picture's embedding does not depend on its neighbours in the batch. With
@@ -136,9 +148,9 @@ def embed(model, images, device=None, batch=256, flip=True):
     for start in range(0, len(images), batch):
         pixels = make_batch(images, np.arange(start, min(start + batch, len(images))), device=device)
         with autocast(device):
-            embedding = model(pixels).embedding
+            embedding = getattr(model(pixels), compare)
             if flip:
-                embedding = embedding + model(pixels.flip(3)).embedding
+                embedding = embedding + getattr(model(pixels.flip(3)), compare)
         out.append(F.normalize(embedding.float()).cpu())
     model.train(was_training)
     return torch.cat(out)

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from reidnb import batches
-from reidnb.batches import MEAN, STD, Augmentation, make_batch, pk_batches, shuffled_batches
+from reidnb.batches import MEAN, STD, Augmentation, make_batch, pk_batches, shuffled_batches, wrong_labels
 
 EVERYTHING = Augmentation(flip=0.5, pad=0.2, erase=0.6, colour=0.4)
 # A pixel goes through two roundings in float32, at values up to about 5: an error of some 5e-7.
@@ -103,6 +103,40 @@ def test_shuffled_batches_refuse(labels, size):
     """Once a ZeroDivisionError."""
     with pytest.raises(ValueError):
         shuffled_batches(labels, size, rng())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=6), st.floats(0, 1, exclude_max=True), st.integers(0, 999))
+def test_wrong_labels(counts, share, seed):
+    labels = np.repeat(10 + 3 * np.arange(len(counts)), counts)
+    rng(seed).shuffle(labels)
+    before = labels.copy()
+    wrong = wrong_labels(labels, share, rng(seed))
+    assert (wrong != labels).sum() == round(share * len(labels)), "nobody who was drawn keeps the own label"
+    assert set(wrong) <= set(labels) and wrong.dtype == labels.dtype, "people who are there"
+    assert (wrong == wrong_labels(list(labels), share, rng(seed))).all()
+    assert wrong is not labels and not np.shares_memory(wrong, labels) and (labels == before).all(), "a copy"
+
+
+def test_wrong_labels_are_any_other_with_the_same_chance():
+    labels = np.repeat([3, 5, 8, 9], 3000)
+    wrong = wrong_labels(labels, 0.5, rng())
+    assert (wrong != wrong_labels(labels, 0.5, rng(1))).any()
+    for person in (3, 5, 8, 9):
+        got = Counter(wrong[labels == person])
+        # 3000 draws of a half: 1500 +- 27; of a sixth: 500 +- 20. Five of those.
+        assert abs(got.pop(person) - 1500) < 140 and all(abs(count - 500) < 105 for count in got.values())
+        assert len(got) == 3
+
+
+def test_wrong_labels_of_one_person_are_right():
+    assert (wrong_labels([7, 7, 7], 0, rng()) == 7).all()
+
+
+@pytest.mark.parametrize("labels, share", [([1, 2], 1), ([1, 2], -0.1), ([1, 2], 1.5), ([1, 2], np.nan), ([1, 1], 0.5)])
+def test_wrong_labels_refuse(labels, share):
+    with pytest.raises(ValueError, match=f"share from 0 to 1 .*{share!r}"):
+        wrong_labels(labels, share, rng())
 
 
 # ---- what a batch holds ---------------------------------------------------------------------------------------------

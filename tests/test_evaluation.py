@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reidnb.evaluation import euclidean_distances, evaluate, evaluate_features, multi_query_features
+from reidnb.evaluation import euclidean_distances, evaluate, evaluate_features, multi_query_features, verify_features
 
 RANKS = 12
 # Sums of at most a few hundred ratios in float64, added up in another order: the error is some 1e-14.
@@ -562,3 +562,52 @@ def test_scores_as_text():
     distances, ids = random_case(0)
     text = str(evaluate(distances, *ids))
     assert re.search(r"mAP \d+\.\d  Rank-1 .*Rank-10 .*mINP .*%  \(\d+ queries\)", text)
+
+
+# ---- verification: one threshold for all pairs ----------------------------------------------------------------------
+
+
+def slow_pairs(features, ids):
+    """Distances of the pairs of one person and of two, pair by pair."""
+    query, gallery = (np.asarray(f, float) for f in features)
+    pairs = {True: [], False: []}
+    for q, (pid, camid) in enumerate(zip(ids[0], ids[2])):
+        for g, (other, camera) in enumerate(zip(ids[1], ids[3])):
+            if other != -1 and not (other == pid and camera == camid):
+                pairs[bool(other == pid)].append(np.linalg.norm(query[q] - gallery[g]))
+    return np.array(pairs[True]), np.array(pairs[False])
+
+
+@pytest.mark.parametrize("block", [1, 7, 256])
+def test_verify_features_is_the_loop(block):
+    query, gallery, ids = random_features(3)
+    one, two = slow_pairs((query, gallery), ids)
+    scores = verify_features(query, gallery, *ids, block=block)
+    assert scores.positive == pytest.approx(one.mean(), rel=1e-5)
+    assert scores.negative == pytest.approx(two.mean(), rel=1e-5)
+    assert scores.gap == scores.negative - scores.positive
+    # The rates step where a pair lies: the two closest to equal bound the EER, up to the pairs within one bin.
+    rates = [((two <= t).mean(), (one > t).mean()) for t in np.sort(np.r_[one, two])]
+    slow = min(rates, key=lambda pair: abs(pair[0] - pair[1]))
+    assert scores.eer == pytest.approx(sum(slow) / 2, abs=2 / len(one) + 2 / len(two))
+    assert (two <= scores.threshold).mean() == pytest.approx((one > scores.threshold).mean(), abs=0.02)
+
+
+def test_features_that_tell_everybody_apart_have_no_error():
+    pids, camids = np.repeat([1, 2, 3], 2), np.tile([0, 1], 3)
+    features = np.eye(3, dtype=np.float32)[pids - 1]
+    scores = verify_features(features, features, pids, pids, camids, camids)
+    assert scores.eer == 0 and scores.positive == 0 and scores.negative == pytest.approx(2**0.5)
+    assert 0 < scores.threshold < 2**0.5
+
+
+def test_collapsed_features_verify_at_chance():
+    pids, camids = np.repeat([1, 2, 3], 2), np.tile([0, 1], 3)
+    same = np.ones((6, 4), np.float32)
+    assert verify_features(same, same, pids, pids, camids, camids).eer == pytest.approx(0.5)
+
+
+def test_verification_needs_both_kinds_of_pairs():
+    features = np.eye(2, dtype=np.float32)
+    with pytest.raises(ValueError, match="0 of one person"):
+        verify_features(features, features, [1, 2], [1, 2], [0, 0], [0, 0])

@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 
 from reidnb import models
-from reidnb.models import MODELS, build_model, save_backbone, weights_fingerprint
+from reidnb.models import MODELS, Verifier, build_model, save_backbone, weights_fingerprint
 
 CHANNELS = {"resnet18": 512, "resnet50": 2048, "resnet50_xception": 2048}
 
@@ -98,6 +98,67 @@ def test_the_small_backbone_is_small(tmp_path):
 def test_the_small_backbones_text_names_its_channels():
     model = build_model("small")
     assert f"(N, {model.backbone.channels}, H / 8, W / 8)" in models.Small.__doc__
+
+
+# ---- verification ---------------------------------------------------------------------------------------------------
+
+
+def verifier(channels=6, seed=0):
+    """One with weights of both signs, and embeddings for it."""
+    generator = torch.Generator().manual_seed(seed)
+    module = Verifier(channels)
+    with torch.no_grad():
+        module.weight.normal_(generator=generator)
+        module.bias.normal_(generator=generator)
+    return module, torch.randn(7, channels, generator=generator)
+
+
+def test_the_verifier_is_a_linear_layer_on_squared_differences():
+    """Written out for every pair, N x N x C numbers, with the same gradients."""
+    results = []
+    for explicit in (False, True):
+        module, embedding = verifier()
+        embedding.requires_grad_()
+        if explicit:
+            logits = (embedding[:, None] - embedding).square() @ module.weight[0] + module.bias
+        else:
+            logits = module(embedding)
+        (logits * torch.arange(49.0).reshape(7, 7)).sum().backward()
+        results.append((logits, embedding.grad, module.weight.grad, module.bias.grad))
+    assert results[0][0].shape == (7, 7)
+    for ours, expected in zip(*results):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-3)  # sums of a thousand, in float32
+
+
+def test_a_new_verifier_takes_near_for_one_person():
+    """One and the same is one person, two a unit apart in each channel are undecided, farther ones are two."""
+    embedding = torch.tensor([[0.0], [0.0], [1.0], [5.0]]).expand(4, 6)
+    torch.testing.assert_close(Verifier(6)(embedding)[0], torch.tensor([1.0, 1.0, 0.0, -24.0]))
+
+
+def test_the_verifier_under_autocast_is_float32():
+    module, embedding = verifier(64)
+    embedding = embedding.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = module(embedding)
+    assert logits.dtype == torch.float32 and torch.equal(logits, module(embedding.float()))
+
+
+def test_pairs_are_there_in_training_with_a_verifier():
+    model = build_model("small", 5, None, verify=True).train()
+    output = model(pictures(4))
+    assert output.pairs.shape == (4, 4) and output.pairs.dtype == torch.float32
+    torch.testing.assert_close(output.pairs, model.verifier(output.embedding))
+    output.pairs.square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.verifier.parameters())
+    assert all(p.grad is not None for p in model.backbone.parameters()), "it teaches the backbone"
+    assert model.eval()(pictures(4)).pairs is None, "not asked at test"
+
+
+def test_without_a_verifier_there_are_no_pairs():
+    model = build_model("small", 5)
+    assert model.verifier is None and model.train()(pictures(4)).pairs is None
+    assert not [key for key in model.state_dict() if key.startswith("verifier")]
 
 
 # ---- Xception -------------------------------------------------------------------------------------------------------

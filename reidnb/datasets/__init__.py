@@ -6,6 +6,7 @@
 """
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 from reidnb.datasets.drawn import WORLDS, open_drawn
@@ -45,4 +46,4 @@ def open_dataset(name: str = "synthetic", root: str | Path | None = None, size: 
             f"{name}: {found['queries'] - found['answerable']} of {found['queries']} queries have no answer in the "
             f"gallery, so evaluation leaves them out: {found['not_in_gallery']} have an identity that is not there, "
             f"{found['same_camera_only']} one seen only by the query's own camera", stacklevel=2)
-    return dataset
+    return replace(dataset, options=options)

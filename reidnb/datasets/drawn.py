@@ -19,9 +19,11 @@ from reidnb.datasets.folders import check_size, load_kept
 from reidnb.datasets.splits import ReIDDataset
 
 # What each name changes from `synthetic.make_world`'s own defaults. The pair for adaptation differs in everything:
-# other people, other cameras and backgrounds (domain), another wardrobe and light (season).
+# other people, other cameras and backgrounds (domain), another wardrobe and light (season). The world for validation is
+# like the first, with other people and cameras: learning rates are chosen there, never on the test set.
 WORLDS = {
     "synthetic": {},
+    "synthetic_validation": {"seed": 10},
     "synthetic_summer": {"season": 0.0, "domain": 2, "seed": 20},
     "synthetic_winter": {"season": 2.0, "domain": 3, "seed": 30},
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,9 +39,9 @@ class Split:
                 raise ValueError(f"select wants a slice, a bool mask of shape ({len(self)},) or integer indices; "
                                  f"got {which.dtype} of shape {which.shape}")
         picked = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            picked[field.name] = (value if value is None else value[which] if isinstance(value, np.ndarray)
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            picked[item.name] = (value if value is None else value[which] if isinstance(value, np.ndarray)
                                   else value.iloc[which].reset_index(drop=True))
         return Split(**picked)
 
@@ -57,6 +57,7 @@ class ReIDDataset:
     attribute_names: tuple[str, ...] = ()
     multi_query: Split | None = None  # Market-1501's hand-drawn boxes (gt_bbox): more images of the queries' identities
     fingerprint: str = ""             # a digest of all images and labels: the same on every machine that holds the same
+    options: dict = field(default_factory=dict)  # what `open_dataset` was given beside the name and the size
 
     def __str__(self) -> str:
         lines = [f"{self.name:<12}{'images':>9}{'identities':>12}{'cameras':>9}"]

@@ -2,6 +2,7 @@
 
 images (N, 3, H, W) -> backbone -> map (N, C, h, w) -> mean over h and w -> features (N, C)
                                                              -> batch norm (BNNeck) -> embedding (N, C) -> logits
+                                                                                    -> same or not, for each pair (N, N)
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from torch import nn
 from reidnb.models.resnet import ResNet, xception_form
 from reidnb.models.small import Small
 
-__all__ = ["MODELS", "Output", "ReIDModel", "build_model", "save_backbone", "weights_fingerprint"]
+__all__ = ["MODELS", "Output", "ReIDModel", "Verifier", "build_model", "save_backbone", "weights_fingerprint"]
 
 MODELS = ("small", "resnet18", "resnet50", "resnet50_xception")
 DRAWN = Path(__file__).with_name("small_drawn.safetensors")
@@ -29,6 +30,7 @@ class Output(NamedTuple):
     embedding: torch.Tensor  # (N, C) the same after the BNNeck: compared at test
     logits: torch.Tensor | None  # (N, classes), None without a classifier
     map: torch.Tensor  # (N, C, h, w)
+    pairs: torch.Tensor | None = None  # (N, N) logits of "one person", in training with a verifier
 
 
 class ReIDModel(nn.Module):
@@ -39,7 +41,7 @@ class ReIDModel(nn.Module):
     shift stays zero and the classifier has no bias, so that classes lie around the origin.
     """
 
-    def __init__(self, backbone, classes):
+    def __init__(self, backbone, classes, verify=False):
         super().__init__()
         self.backbone = backbone
         self.neck = nn.BatchNorm1d(backbone.channels)
@@ -47,16 +49,38 @@ class ReIDModel(nn.Module):
         self.classifier = nn.Linear(backbone.channels, classes, bias=False) if classes else None
         if classes:
             nn.init.normal_(self.classifier.weight, std=0.001)
+        self.verifier = Verifier(backbone.channels) if verify else None
 
     def forward(self, images):
         cells = self.backbone(images)
         features = cells.float().mean((2, 3))  # float32 from here on, also under autocast
         embedding = self.neck(features)
-        return Output(features, embedding, self.classifier(embedding).float() if self.classifier else None, cells)
+        logits = self.classifier(embedding).float() if self.classifier else None
+        pairs = self.verifier(embedding) if self.verifier and self.training else None
+        return Output(features, embedding, logits, cells, pairs)
 
 
-def build_model(name="small", classes=0, weights=None, last_stride=1):
-    """A ReIDModel whose classifier has `classes` outputs (0: none).
+class Verifier(nn.Module):
+    """One person or two? A linear layer on the squared difference of two embeddings (Zheng et al., 2016), for every
+    pair of a batch: (N, C) -> logits (N, N).
+
+    w . (x - y)^2 = w . x^2 + w . y^2 - 2 (w x) . y , so that the N x N x C differences never exist.
+    """
+
+    def __init__(self, channels):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((1, channels), -1.0 / channels))  # near: one person
+        self.bias = nn.Parameter(torch.ones(1))
+
+    def forward(self, embedding):
+        with torch.autocast(embedding.device.type, enabled=False):
+            x = embedding.float()
+            squares = (x.square() @ self.weight.T).squeeze(1)
+            return squares[:, None] + squares - 2 * (x * self.weight) @ x.T + self.bias
+
+
+def build_model(name="small", classes=0, weights=None, last_stride=1, verify=False):
+    """A ReIDModel whose classifier has `classes` outputs (0: none), with `verify` also a Verifier.
 
     name: one of MODELS. weights: None (random, from torch's seed), "drawn" (the small backbone pretrained on drawn
     people, shipped here; see `make pretrain`), "imagenet" (torchvision's, for the ResNets) or the path of a
@@ -76,7 +100,7 @@ def build_model(name="small", classes=0, weights=None, last_stride=1):
         xception_form(backbone)
     if weights not in (None, "imagenet"):
         _load_backbone(backbone, DRAWN if weights == "drawn" else Path(weights), name)
-    return ReIDModel(backbone, classes).to(memory_format=torch.channels_last)
+    return ReIDModel(backbone, classes, verify).to(memory_format=torch.channels_last)
 
 
 def check_weights(name, weights):

@@ -69,11 +69,12 @@ def tables(args):
     runs = experiments.results()
     write_runs(runs, args.out / "runs.csv")
     runs = read_runs(args.out / "runs.csv")
-    parts = {"results": markdown(summarise(runs)), "claims": markdown(show_claims(judge(runs)))}
-    for name, text in parts.items():
+    ledger = markdown(show_claims(judge(runs)))
+    for name, text in {"results": markdown(summarise(runs)), "claims": ledger}.items():
         (args.out / f"{name}.md").write_text(text + "\n", encoding="utf-8")
-        if args.out == Path("results") and Path("README.md").exists():
-            render_between("README.md", name, text)
+    if args.out == Path("results") and Path("README.md").exists():
+        render_between("README.md", "results", markdown(summarise(runs[runs.changes == ""]).drop(columns="changes")))
+        render_between("README.md", "claims", ledger)
     print(f"{len(runs)} runs: {args.out / 'runs.csv'}, {args.out / 'results.md'}, {args.out / 'claims.md'}")
 
 

@@ -65,7 +65,8 @@ class PairScores:
 
     @property
     def gap(self):
-        return self.negative - self.positive
+        """How much nearer one person's images lie than two persons', as a share: free of the features' scale."""
+        return 1 - self.positive / self.negative if self.negative else 0.0
 
 
 # ---------------------------------------------------------------------------------------------------------- distances

@@ -137,7 +137,8 @@ def quadruplet_loss(features, labels, margin=0.3, margin2=0.15):
     pair, k = torch.nonzero(same[a], as_tuple=True)
     own = F.relu(reach[pair][:, None] - distances.index_select(0, k)) * ~same[k]
     weak = 2 * _hinge_sums(reach, distances[(~same).triu()]).sum() - 2 * own.sum()
-    return ((strong.sum() + 2 * weak) / (2 * partners.sum()).clamp(min=1)).to(distances.dtype)
+    mean = (strong.sum() + 2 * weak) / (2 * partners.sum()).clamp(min=1)
+    return _mean(mean, partners.any()).to(distances.dtype)  # exactly 0 where there is no quadruplet
 
 
 def trihard_loss(features, labels, margin=0.3):
@@ -189,7 +190,7 @@ def _pairs(labels, features):
     labels = torch.as_tensor(labels, device=features.device)
     if labels.shape != features.shape[:1]:
         raise ValueError(
-            f"labels must be one integer a row of the {tuple(features.shape)} features, got shape {tuple(labels.shape)}"
+            f"labels must be one integer for each of the {len(features)} rows, got shape {tuple(labels.shape)}"
         )
     same = labels[:, None] == labels
     return same, same.clone().fill_diagonal_(False)

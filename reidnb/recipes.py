@@ -115,6 +115,7 @@ VARIATIONS = (
     *((name, {"label_noise": noise}) for name in ("triplet", "trihard", "msml", "ide") for noise in (0.1, 0.2)),
     *(("trihard", shape) for shape in ({"p": 4}, {"p": 8}, {"p": 32}, {"p": 32, "k": 2}, {"p": 8, "k": 8})),
     *(("trihard", {"margin": margin}) for margin in (0.1, 1.0, None)),
+    ("trihard", {"epochs": 32, "lr": 1e-3}),
 )
 
 # What a profile changes in every recipe; SCRATCH adds to it where the start is random.

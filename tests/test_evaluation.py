@@ -585,7 +585,7 @@ def test_verify_features_is_the_loop(block):
     scores = verify_features(query, gallery, *ids, block=block)
     assert scores.positive == pytest.approx(one.mean(), rel=1e-5)
     assert scores.negative == pytest.approx(two.mean(), rel=1e-5)
-    assert scores.gap == scores.negative - scores.positive
+    assert scores.gap == pytest.approx(1 - one.mean() / two.mean(), rel=1e-5)
     # The rates step where a pair lies: the two closest to equal bound the EER, up to the pairs within one bin.
     rates = [((two <= t).mean(), (one > t).mean()) for t in np.sort(np.r_[one, two])]
     slow = min(rates, key=lambda pair: abs(pair[0] - pair[1]))

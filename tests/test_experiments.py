@@ -122,6 +122,13 @@ def test_an_open_dataset_will_do(made, no_training):
         run("baseline_scratch", data, size=(32, 16))
 
 
+def test_what_an_open_dataset_was_opened_with_stands_in_the_row(elsewhere, made):
+    """Once such a run took the place of the plain one in every table."""
+    data = open_dataset("synthetic", size=(64, 32), **WORLD)
+    result = run("colour_histogram", data, device="cpu", seed=1)
+    assert result.changes == ", ".join(f"{k}={v!r}" for k, v in sorted(WORLD.items()))
+
+
 def test_the_model_gives_the_kept_features(made):
     data = open_dataset("synthetic", size=(64, 32), **WORLD)
     model = made.model()
@@ -168,6 +175,10 @@ OTHER = {
     "metric": None,
     "metric_weight": 0.5,
     "margin": None,
+    "margin2": 0.5,
+    "pull": 0.5,
+    "verification_weight": 0.5,
+    "label_noise": 0.5,
     "epochs": 11,
     "optimizer": "sgd",
     "lr": 1.0,
@@ -175,6 +186,7 @@ OTHER = {
     "warmup": 0.5,
     "schedule": "step",
     "steps": (3,),
+    "compare": "features",
     "flip_test": False,
 }
 

@@ -17,8 +17,8 @@ from reidnb import training
 from reidnb.batches import Augmentation
 from reidnb.evaluation import evaluate_features
 from reidnb.models import build_model
-from reidnb.recipes import Recipe
-from reidnb.training import TrainingDiverged, choose_device, embed, learning_rate, train
+from reidnb.recipes import METRICS, Recipe
+from reidnb.training import SIGNS, TrainingDiverged, choose_device, embed, learning_rate, train
 
 HOUSE = Path(__file__).resolve().parents[1]
 PEOPLE, EACH = 12, 12
@@ -47,9 +47,9 @@ def coloured_people(seed=0, people=PEOPLE, each=EACH):
     return images.clip(0, 255).astype(np.uint8), labels
 
 
-def toy_model(seed=0):
+def toy_model(seed=0, verify=False):
     torch.manual_seed(seed)
-    return build_model("small", classes=PEOPLE)
+    return build_model("small", classes=PEOPLE, verify=verify)
 
 
 def losses(history):
@@ -112,19 +112,56 @@ def test_the_same_seed_ends_at_the_same_weights_and_another_does_not(unbroken):
         {"optimizer": "sgd", "lr": 0.02},
         {"optimizer": "adam"},
         {"metric": "trihard", "margin": None},
+        *({"metric": name, "compare": "features"} for name in METRICS),
+        {"metric": None, "verification_weight": 1.0},
+        {"identity_weight": 0.0, "metric": None, "verification_weight": 1.0},
+        {"label_noise": 0.3},
     ],
+    ids=str,
 )
 def test_every_loss_and_optimizer_takes_steps(changes):
     images, labels = coloured_people(people=PEOPLE, each=4)
-    model, start = toy_model(), toy_model()
     recipe = replace(TOY, epochs=1, warmup=0.0, **changes)
+    model, start = (toy_model(verify=recipe.verification_weight > 0) for _ in range(2))
     (line,) = train(model, images, labels, recipe, device="cpu")
     terms = {"identity"} if recipe.identity_weight else set()
-    if recipe.metric:
-        terms.add("trihard")
-    assert set(line) == terms | {"epoch", "loss", "lr", "seconds"} and np.isfinite(line["loss"])
+    terms |= {"verification"} if recipe.verification_weight else set()
+    terms |= {recipe.metric} if recipe.metric else set()
+    signs = set(SIGNS) if recipe.needs_pairs else {"length"}
+    assert set(line) == terms | signs | {"epoch", "loss", "lr", "seconds"} and np.isfinite(line["loss"])
+    assert line["loss"] == pytest.approx(sum(line[term] for term in terms), rel=1e-4)
     assert not torch.equal(model.backbone.stem[0].weight, start.backbone.stem[0].weight)
     assert (model.neck.bias == 0).all(), "the neck's shift stays zero"
+
+
+def test_vital_signs_tell_a_collapse_from_learning(unbroken):
+    """What notebook 02 promises: the shares fall where something is learned, and stay where everything is one point."""
+    healthy = unbroken[0]
+    assert healthy[-1]["active_triplets"] < 0.7 * healthy[0]["active_triplets"]
+    images, labels = coloured_people()
+    images[:] = 128  # nobody can be told from anybody
+    hopeless = replace(TOY, epochs=1, warmup=0.0, identity_weight=0.0, augmentation=Augmentation(0, 0, 0))
+    (line,) = train(toy_model(), images, labels, hopeless, device="cpu")
+    assert line["active_triplets"] == 1 and line["trihard"] == pytest.approx(0.3, abs=1e-3), "the margin itself"
+
+
+def test_wrong_labels_are_drawn_from_the_seed_and_train_another_model():
+    images, labels = coloured_people(people=PEOPLE, each=4)
+    given = labels.copy()
+    noisy = replace(TOY, epochs=1, warmup=0.0, label_noise=0.5)
+    first, again, clean = (toy_model() for _ in range(3))
+    histories = [losses(train(m, images, given, r, 3, "cpu")) for m, r in ((first, noisy), (again, noisy))]
+    train(clean, images, given, replace(noisy, label_noise=0.0), 3, "cpu")
+    assert histories[0] == histories[1] and same_weights(first, again) and not same_weights(first, clean)
+    assert (given == labels).all(), "the caller's labels stay what they were"
+
+
+def test_features_or_embedding(unbroken):
+    images, _ = coloured_people(seed=1)
+    _, model = unbroken
+    before, behind = (embed(model, images[:8], "cpu", flip=False, compare=name) for name in ("features", "embedding"))
+    assert (before >= 0).all() and (behind < 0).any(), "a ReLU's means before the neck, whitened behind it"
+    torch.testing.assert_close(before.norm(dim=1), torch.ones(8))
 
 
 def test_layers_that_draw_at_random_draw_from_the_seed():
@@ -337,6 +374,9 @@ def test_one_line_an_epoch_where_nobody_watches(caplog, capfd):
         ({"epochs": 0}, "epochs must be positive, got 0"),
         ({"lr": -1.0}, "lr"),
         ({"p": 0}, "p must be"),
+        ({"metric": "msml", "margin": None}, "only TriHard has a soft margin; msml needs a number"),
+        ({"label_noise": 1.0}, "label_noise must be a share"),
+        ({"compare": "map"}, "compare must be one of"),
         ({"warmup": 5.0}, "warm-up of 5.0 epochs leaves nothing of 5"),
     ],
 )

@@ -242,7 +242,7 @@ def seed_dots(scores, xlabel="mAP (%)", reference=None):
     ax.set(yticks=range(len(scores)), yticklabels=list(scores), xlabel=xlabel)
     ax.invert_yaxis()
     if len(series) > 1:
-        ax.legend(fontsize=9, loc="best")
+        ax.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series))
     figure.tight_layout()
     return figure
 

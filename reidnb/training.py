@@ -231,7 +231,11 @@ def _progress(recipe, done):
 
 def _report(bar, line, recipe):
     """A bar where someone watches, a line an epoch where nobody does (a log, a batch)."""
-    text = "  ".join(f"{name} {value:.3f}" for name, value in line.items() if name not in ("epoch", "lr", "seconds"))
+    shown = [f"{name} {value:.3f}" for name, value in line.items() if name not in ("epoch", "lr", "seconds", *SIGNS)]
+    shown.append(f"length {line['length']:.2f}")
+    if "active_triplets" in line:
+        shown.append(f"active {line['active_triplets']:.0%} of triplets, {line['active_anchors']:.0%} of anchors")
+    text = "  ".join(shown)
     if _interactive():
         bar.set_postfix_str(text)
     else:

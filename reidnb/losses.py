@@ -36,28 +36,34 @@ def pairwise_distances(features):
     with torch.autocast(features.device.type, enabled=False):
         x = features if features.dtype == torch.float64 else features.float()
         x = x - x.detach().mean(0)  # changes no distance, and keeps digits where all features lie far from the origin
-        squares = x.square().sum(1)
-        scale = squares[:, None] + squares
-        squared = (scale - 2 * _Products.apply(x)).clamp(min=0)
-        i, j = torch.nonzero((squared < 1e-3 * scale).fill_diagonal_(False), as_tuple=True)
+        squared, squares = _SquaredDistances.apply(x)
+        near = (squared < 1e-3 * (squares[:, None] + squares)).fill_diagonal_(False)
+        i, j = torch.nonzero(near, as_tuple=True)
         if len(i):  # near-duplicates: the product form has cancelled their digits
             squared = squared.index_put((i, j), (x[i] - x[j]).square().sum(1))
         zero = (squared == 0).fill_diagonal_(True)  # the root's slope is infinite: give it a 1, then take it out again
         return torch.where(zero, 0, torch.where(zero, 1, squared).sqrt())
 
 
-class _Products(torch.autograd.Function):
-    """x @ x.T with one product in its backward, where autograd would take two."""
+class _SquaredDistances(torch.autograd.Function):
+    """x (N, D) -> |x_i - x_j|^2 (N, N) and |x_i|^2 (N,), the second without a gradient: one product in either direction.
+
+    With g the gradient plus its transpose, the rows' gradient is sum_j 2 g_ij (x_i - x_j) = 2 (diag(sum_j g_ij) - g) x.
+    """
 
     @staticmethod
     def forward(ctx, x):
         ctx.save_for_backward(x)
-        return x @ x.T
+        products = x @ x.T
+        squares = products.diagonal().clone()
+        ctx.mark_non_differentiable(squares)
+        return (squares[:, None] + squares - 2 * products).clamp_(min=0), squares
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx, gradient, _):
         (x,) = ctx.saved_tensors
-        return (gradient + gradient.T) @ x
+        both = gradient + gradient.T
+        return (2 * (both.sum(1).diag() - both)) @ x
 
 
 # ----------------------------------------------------------------------------------- classification and verification

@@ -46,7 +46,7 @@ def pairwise_distances(features):
 
 
 class _SquaredDistances(torch.autograd.Function):
-    """x (N, D) -> |x_i - x_j|^2 (N, N) and |x_i|^2 (N,), the second without a gradient: one product in either direction.
+    """x (N, D) -> |x_i - x_j|^2 (N, N) and, without a gradient, |x_i|^2 (N,): one product forward, one backward.
 
     With g the gradient plus its transpose, the rows' gradient is sum_j 2 g_ij (x_i - x_j) = 2 (diag(sum_j g_ij) - g) x.
     """

@@ -142,18 +142,24 @@ def rankings(query, gallery, distances, rows, top=10):
     return figure
 
 
-def triplet_rows(images, anchors, positives, negatives, distances):
-    """Triplets as columns of pictures: anchor (blue), its positive (green), its negative (red), with their distances.
+TRIPLET = ("anchor", "farthest\nof the same", "nearest\nof the others")
 
-    images (N, 3, H, W); anchors, positives, negatives: indices (T,); distances (N, N).
+
+def triplet_rows(images, anchors, positives, negatives, distances, names=TRIPLET, truth=None):
+    """Triplets as columns of pictures, with their distances: anchor (blue), positive (green), negative (red where it
+    lies nearer than the positive).
+
+    images (N, 3, H, W); anchors, positives, negatives: indices (T,); distances (N, N). With `truth`, labels (N,), a
+    positive that shows somebody else is framed red.
     """
     figure, axes = plt.subplots(3, len(anchors), figsize=(0.85 * len(anchors) + 0.9, 5), squeeze=False)
     for column, (a, p, n) in zip(axes.T, zip(anchors, positives, negatives)):
         violated = distances[a, p] >= distances[a, n]
         show_person(column[0], images[a], colour=BLUE)
-        show_person(column[1], images[p], f"{distances[a, p]:.2f}", GREEN)
+        right = truth is None or truth[a] == truth[p]
+        show_person(column[1], images[p], f"{distances[a, p]:.2f}", GREEN if right else RED)
         show_person(column[2], images[n], f"{distances[a, n]:.2f}", RED if violated else GREY)
-    for ax, name in zip(axes[:, 0], ("anchor", "farthest\nof the same", "nearest\nof the others")):
+    for ax, name in zip(axes[:, 0], names):
         ax.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
     figure.tight_layout(pad=0.2, w_pad=0.2, h_pad=0.5)
     return figure
@@ -208,7 +214,8 @@ def filmstrip(points, labels, slopes, frames, steps):
 
 def _identities(ax, points, labels, size=34):
     people, index = np.unique(np.asarray(labels), return_inverse=True)
-    colours = np.array(sns.color_palette("husl", len(people)))[index]
+    few = [BLUE, ORANGE, "#7b4f9d"]  # away from the green and red of the forces
+    colours = np.array(sns.color_palette(few if len(people) <= 3 else "husl", len(people)))[index]
     ax.scatter(*np.asarray(points).T, s=size, c=colours, edgecolors="white", linewidths=0.6, zorder=2)
     ax.set(xticks=[], yticks=[], aspect="equal")
     ax.margins(0.12)
@@ -247,14 +254,14 @@ def seed_dots(scores, xlabel="mAP (%)", reference=None):
     return figure
 
 
-def histories(runs, columns):
+def histories(runs, columns, colours=None):
     """Training side by side. runs: dict of name -> history (as `train` returns it); columns: dict of a key of its
-    lines -> title, one picture each."""
+    lines -> title, one picture each; colours: one a run."""
     figure, axes = plt.subplots(1, len(columns), figsize=(3.6 * len(columns), 2.9), squeeze=False)
     for ax, (key, title) in zip(axes[0], columns.items()):
-        for name, history in runs.items():
+        for (name, history), colour in zip(runs.items(), colours or [BLUE, ORANGE, GREEN, RED, GREY]):
             epochs, values = zip(*((line["epoch"], line[key]) for line in history if key in line))
-            ax.plot(epochs, values, marker="o", markersize=3, label=name)
+            ax.plot(epochs, values, marker="o", markersize=3, color=colour, label=name)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set(xlabel="epoch", title=title, ylim=(0, None))
     axes[0, 0].legend(fontsize=9)

@@ -118,6 +118,13 @@ def test_notebook_refuses_a_bad_parameter(tmp_path, parameter, value, said):
     assert ran.returncode == 1 and "ValueError" in ran.stderr and said in ran.stderr
 
 
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.parent.name == "notebooks"], ids=lambda path: path.stem)
+def test_every_notebook_checks_its_parameters_first(path):
+    setup = "".join(code_cells(path)[1]["source"])
+    assert "experiments.check_parameters(profile, dataset, seed, device)" in setup
+    assert setup.index("check_parameters") < setup.index("open_dataset(")
+
+
 def test_command_line_says_what_is_wrong_in_one_line():
     ran = subprocess.run(
         [sys.executable, "-m", "reidnb", "run", "basline"], cwd=ROOT, capture_output=True, text=True, timeout=60

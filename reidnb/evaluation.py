@@ -187,17 +187,24 @@ def verify_features(query, gallery, query_pids, gallery_pids, query_camids, gall
     query_camids = _ids(query_camids, len(query), "query_camids")
     gallery_pids = _ids(gallery_pids, len(gallery), "gallery_pids")
     gallery_camids = _ids(gallery_camids, len(gallery), "gallery_camids")
+    known = gallery_pids != -1
+    gallery, gallery_pids, gallery_camids = gallery[torch.from_numpy(known)], gallery_pids[known], gallery_camids[known]
     bins, longest = 4096, float(query.norm(dim=1).max() + gallery.norm(dim=1).max())
     counts, sums = np.zeros((2, bins)), np.zeros(2)
+
+    def add(kind, distances, sign=1):
+        places = np.minimum((distances * (bins / longest)).astype(np.int64), bins - 1)
+        counts[kind] += sign * np.bincount(places.ravel(), minlength=bins)
+        sums[kind] += sign * distances.sum(dtype=float)
+
     for start in range(0, len(query), block):
         rows = slice(start, start + block)
         distances = euclidean_distances(query[rows], gallery).numpy()
-        same = query_pids[rows, None] == gallery_pids
-        seen = (gallery_pids != -1) & ~(same & (query_camids[rows, None] == gallery_camids))
-        for kind, pairs in enumerate((distances[seen & ~same], distances[seen & same])):
-            sums[kind] += pairs.sum(dtype=float)
-            places = np.minimum((pairs * (bins / longest)).astype(np.int64), bins - 1)
-            counts[kind] += np.bincount(places, minlength=bins)
+        q, g = np.nonzero(query_pids[rows, None] == gallery_pids)
+        same, elsewhere = distances[q, g], query_camids[rows][q] != gallery_camids[g]
+        add(0, distances)  # two persons: all pairs, less the few of one
+        add(0, same, -1)
+        add(1, same[elsewhere])
     totals = counts.sum(1)
     if not totals.all():
         raise ValueError(f"verification needs pairs of both kinds, got {totals[1]:.0f} of one person in two cameras "

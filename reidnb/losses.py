@@ -178,8 +178,8 @@ def active_shares(features, labels, margin=0.3):
     """How much a margin still asks for: the share of all triplets, and of anchors, whose hinge is above zero.
 
     An anchor counts by its hardest triplet. features (N, D), labels (N,) -> two scalars, NaN for a batch without
-    triplets. Small shares mean that there is little left to learn from a random triplet; shares stuck at 1 while the
-    features shrink mean collapse.
+    triplets. Small shares mean that there is little left to learn from a random triplet; a share of triplets that rises
+    to 1 means collapse.
     """
     a, positive, negatives, valid = _triplets(features, labels)
     active = (positive - negatives + margin > 0) & valid

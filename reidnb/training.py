@@ -83,7 +83,7 @@ def loss_terms(output, labels, recipe):
 
 def vital_signs(output, labels, recipe):
     """How training fares, whatever its loss: the features' mean length and, in P x K batches, the share of triplets
-    and of anchors that a margin of 0.3 would still move. Shares that stay near 1 while the length falls: collapse."""
+    and of anchors that a margin of 0.3 would still move. A share of triplets that rises to 1: collapse."""
     signs = {"length": output.features.detach().norm(dim=1).mean()}
     if recipe.needs_pairs:
         signs["active_triplets"], signs["active_anchors"] = losses.active_shares(output.features, labels, margin=0.3)
@@ -138,7 +138,8 @@ class TrainingDiverged(RuntimeError):
 def embed(model, images, device=None, batch=256, flip=True, compare="embedding"):
     """Unit-length embeddings (N, C) float32 on the CPU, of images uint8 (N, 3, H, W).
 
-    The model is put in evaluation mode, so a picture's embedding does not depend on its neighbours in the batch. With
+    `compare` names the model's output: "embedding", behind the BNNeck, or "features", before it. The model is put in
+    evaluation mode, so a picture's embedding does not depend on its neighbours in the batch. With
     `flip` the picture and its mirror image are averaged, as is usual in ReID.
     """
     device = choose_device(device)

@@ -230,7 +230,7 @@ def _identities(ax, points, labels, size=34):
 def seed_dots(scores, xlabel="mAP (%)", reference=None):
     """A dot a seed and a bar at their mean. scores: dict of row -> dict of series -> values in percent, one a seed.
 
-    `reference` is a value to compare with, drawn as a dashed line.
+    `reference` is a (name, value) to compare with, drawn as a dashed line.
     """
     series = list(dict.fromkeys(name for row in scores.values() for name in row))
     colours = dict(zip(series, [BLUE, ORANGE, GREEN, RED, GREY]))
@@ -245,11 +245,12 @@ def seed_dots(scores, xlabel="mAP (%)", reference=None):
     for name in series:
         ax.scatter([], [], s=30, color=colours[name], label=name)
     if reference is not None:
-        ax.axvline(reference, color="black", linestyle="--", linewidth=1, zorder=0)
+        name, value = reference
+        ax.axvline(value, color="black", linestyle="--", linewidth=1, zorder=0, label=name)
     ax.set(yticks=range(len(scores)), yticklabels=list(scores), xlabel=xlabel)
     ax.invert_yaxis()
-    if len(series) > 1:
-        ax.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series))
+    if len(series) > 1 or reference is not None:
+        ax.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series) + 1)
     figure.tight_layout()
     return figure
 

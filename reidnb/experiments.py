@@ -38,7 +38,7 @@ __all__ = ["Result", "check_parameters", "claims", "kept_results", "results", "r
 log = logging.getLogger("reidnb")
 PACKAGE = Path(__file__).parent
 RESULTS = PACKAGE.parent / "results"
-CODE_THAT_MATTERS = ("batches.py", "losses.py", "evaluation.py", "training.py", "descriptors.py", "models")
+CODE_THAT_MATTERS = ("batches.py", "losses.py", "alignment.py", "evaluation", "training.py", "descriptors.py", "models")
 
 
 @dataclass(frozen=True)

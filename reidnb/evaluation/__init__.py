@@ -1,0 +1,31 @@
+"""How good is a ranking?  Distances, CMC, mAP, mINP and re-ranking for person re-identification.
+
+The protocol is Market-1501's (Zheng et al., 2015).  For each query the gallery is sorted by distance; then
+
+* gallery images of the query's own identity *and* camera are ignored (finding them is too easy),
+* gallery images with pid -1 ("junk": badly cut boxes) are ignored for every query,
+* gallery images with pid 0 ("distractors") stay and always count as wrong,
+* queries without any match left are left out of every mean.
+
+This folder depends on nothing else of reidnb: numpy, torch and scipy are enough to use it elsewhere.
+"""
+
+from reidnb.evaluation.distances import euclidean_distances
+from reidnb.evaluation.scores import (
+    PairScores,
+    Scores,
+    evaluate,
+    evaluate_features,
+    multi_query_features,
+    verify_features,
+)
+
+__all__ = [
+    "PairScores",
+    "Scores",
+    "euclidean_distances",
+    "evaluate",
+    "evaluate_features",
+    "multi_query_features",
+    "verify_features",
+]

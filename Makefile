@@ -26,7 +26,8 @@ notebooks: .venv/ready  # run them in place: what is committed
 	$(BIN)/python workflow/commit_notebooks.py
 
 pretrain: .venv/ready
-	$(BIN)/python -m reidnb pretrain
+	$(BIN)/python -m reidnb pretrain small
+	$(BIN)/python -m reidnb pretrain small_xception
 
 tables: .venv/ready
 	$(BIN)/python -m reidnb tables

@@ -41,7 +41,8 @@ def parse(arguments):
     arg("folder", type=Path)
     arg("--seed", type=int, default=0)
 
-    add(pretrain, "train the small backbone on a world of its own: the weights that ship with the package")
+    arg = add(pretrain, "train a small backbone on a world of its own: the weights that ship with the package")
+    arg("model", nargs="?", default="small", choices=("small", "small_xception"))
     return parser.parse_args(arguments)
 
 
@@ -95,7 +96,7 @@ def world(args):
 def pretrain(args):
     from reidnb.pretraining import pretrain
 
-    pretrain()
+    pretrain(args.model)
 
 
 def _assignment(text):

@@ -22,13 +22,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from reidnb import __version__, evaluation, tables
+from reidnb.alignment import local_distance_matrix
 from reidnb.batches import Augmentation
 from reidnb.datasets import DATASETS, ReIDDataset, open_dataset, relabel
 from reidnb.descriptors import colour_histogram
 from reidnb.files import cache_root, locked, write_aside
-from reidnb.models import build_model, check_weights, weights_fingerprint
+from reidnb.models import Students, build_model, check_weights, weights_fingerprint
 from reidnb.recipes import PROFILES, Recipe
 from reidnb.recipes import recipe as resolve
 from reidnb.training import autocast, choose_device, embed, train
@@ -45,10 +47,11 @@ CODE_THAT_MATTERS = ("batches.py", "losses.py", "alignment.py", "evaluation", "t
 class Result:
     """What one run gave.
 
-    `scores` and `multi_query` are Scores, `pairs` PairScores; `history` holds a dict an epoch; `features.query` (Q,
-    D) and `features.gallery` (G, D) are the embeddings in the dataset's order; `seconds` is the time of training and
-    embedding; `changes` says what was changed in the recipe or the dataset; `about` with which device, versions and
-    commit the run was made.
+    `scores` are Scores and `also` further ones by name: "multi_query", "rerank" (k-reciprocal), with a local branch
+    "local" and "both" (by the stripes' distance, and by its sum with the global one), and the other student's as
+    "peer". `pairs` are PairScores; `history` holds a dict an epoch; `features.query` (Q, D) and `features.gallery` (G,
+    D) are the embeddings in the dataset's order; `seconds` is the time of training and embedding; `changes` says what
+    was changed in the recipe or the dataset; `about` with which device, versions and commit the run was made.
     """
 
     recipe: Recipe
@@ -57,7 +60,7 @@ class Result:
     seed: int
     changes: str
     scores: evaluation.Scores
-    multi_query: evaluation.Scores
+    also: dict
     pairs: evaluation.PairScores
     history: list = field(repr=False)
     features: SimpleNamespace = field(repr=False)
@@ -66,17 +69,15 @@ class Result:
     key: str
     state: dict = field(repr=False)
 
+    @property
+    def multi_query(self):
+        return self.also["multi_query"]
+
     def model(self):
-        """The trained model, on the CPU and in evaluation mode."""
+        """The trained model (of two students the first), on the CPU and in evaluation mode."""
         if not self.state:
             raise ValueError(f"{self.recipe.name} learns nothing: there is no model")
-        model = build_model(
-            self.recipe.model,
-            len(self.state["classifier.weight"]),
-            None,
-            self.recipe.last_stride,
-            self.recipe.verification_weight > 0,
-        )
+        model = _model(replace(self.recipe, weights=None), len(self.state["classifier.weight"]))
         model.load_state_dict({name: torch.from_numpy(value) for name, value in self.state.items()})
         return model.eval()
 
@@ -86,13 +87,13 @@ class Result:
             "mAP": self.scores.mAP,
             **{f"rank{k}": float(self.scores.cmc[k - 1]) for k in (1, 5, 10)},
             "mINP": self.scores.mINP,
-            "multi_query_mAP": self.multi_query.mAP,
-            "multi_query_rank1": float(self.multi_query.cmc[0]),
             "positive_distance": self.pairs.positive,
             "negative_distance": self.pairs.negative,
             "distance_gap": self.pairs.gap,
             "eer": self.pairs.eer,
         }
+        for name, found in self.also.items():
+            scores |= {f"{name}_mAP": found.mAP, f"{name}_rank1": found.rank1}
         return {
             "recipe": self.recipe.name,
             "dataset": self.dataset,
@@ -120,8 +121,8 @@ def run(recipe, dataset="synthetic", profile="quick", seed=0, device=None, **cha
     plan = resolve(recipe, profile, **{k: v for k, v in changes.items() if k in recipe_fields})
     if plan.model == "colour_histogram":
         seed = 0  # nothing is drawn by lot: one run stands for all seeds
-    elif plan.weights is not None:
-        check_weights(plan.model, plan.weights)
+    for model in {plan.model, plan.peer} - {None, "colour_histogram"}:
+        check_weights(model, plan.weights)
     data = _open(dataset, plan, {k: v for k, v in changes.items() if k not in recipe_fields})
     recorded = "full" if profile == "quick" else profile  # the same settings: quick is full's first seed
     key = _key(plan, data, seed, device, recorded)
@@ -185,30 +186,45 @@ def _open(dataset, plan, options):
 
 def _make(plan, data, seed, device, checkpoint):
     """Train, embed, score -> a dict of arrays and, under "about", of what JSON can hold."""
-    state, history = {}, []
+    state, history, peer = {}, [], None
+    outputs = (plan.compare, "local") if plan.local else (plan.compare,)
     if plan.model == "colour_histogram":
-        features_of = colour_histogram
+
+        def features_of(images):
+            return [colour_histogram(images)]
+
     else:
         labels, people = relabel(data.train.pids)
         torch.manual_seed(seed)
-        model = build_model(plan.model, len(people), plan.weights, plan.last_stride, plan.verification_weight > 0)
-        history = train(model, data.train.images, labels, plan, seed, device, checkpoint)
+        model = net = _model(plan, len(people))
+        if plan.peer:
+            peer = _model(replace(plan, model=plan.peer), len(people))
+            net = Students(model, peer)
+        history = train(net, data.train.images, labels, plan, seed, device, checkpoint)
         state = {f"state/{name}": value.cpu().numpy() for name, value in model.state_dict().items()}
 
-        def features_of(images):
-            return embed(model, images, device, flip=plan.flip_test, compare=plan.compare).numpy()
+        def features_of(images, model=model):
+            found = embed(model, images, device, flip=plan.flip_test, compare=outputs)
+            whole = F.normalize(found[0].flatten(1))  # stripes in a row, where they are what is compared
+            return [whole.numpy(), *(local.numpy() for local in found[1:])]
 
     started = time.perf_counter()
-    query, gallery = features_of(data.query.images), features_of(data.gallery.images)
+    (query, *local_query), (gallery, *local_gallery) = features_of(data.query.images), features_of(data.gallery.images)
     seconds = sum(line["seconds"] for line in history) + time.perf_counter() - started
     pool, pool_features = data.gallery, gallery
     if data.multi_query is not None:
-        pool, pool_features = data.multi_query, features_of(data.multi_query.images)
+        pool, pool_features = data.multi_query, features_of(data.multi_query.images)[0]
     many = evaluation.multi_query_features(
         query, data.query.pids, data.query.camids, pool_features, pool.pids, pool.camids
     )
     ids = data.query.pids, data.gallery.pids, data.query.camids, data.gallery.camids
     scores, multi_query = (evaluation.evaluate_features(q, gallery, *ids) for q in (query, many))
+    also = {"multi_query": multi_query, "rerank": _reranked(query, gallery, *ids)}
+    if plan.local:
+        also |= _by_stripes(plan, query, gallery, *local_query, *local_gallery, *ids)
+    if peer:
+        theirs = (features_of(split.images, peer)[0] for split in (data.query, data.gallery))
+        also["peer"] = evaluation.evaluate_features(*theirs, *ids)
     about = {
         "history": history,
         "seconds": seconds,
@@ -228,8 +244,30 @@ def _make(plan, data, seed, device, checkpoint):
         **state,
         "about": about,
         "scores": _flat(scores),
-        "multi_query": _flat(multi_query),
+        **{f"also/{name}": _flat(found) for name, found in also.items()},
     }
+
+
+def _model(plan, classes):
+    verify, part_classes = plan.verification_weight > 0, plan.part_weight > 0
+    return build_model(
+        plan.model, classes, plan.weights, plan.last_stride, verify, plan.parts, plan.local_width, part_classes
+    )
+
+
+def _reranked(query, gallery, query_pids, gallery_pids, query_camids, gallery_camids):
+    """Scores after re-ranking; junk, which no query may see, is left out of the neighbourhoods too."""
+    known = gallery_pids != -1
+    distances = evaluation.rerank(query, gallery[known])
+    return evaluation.evaluate(distances, query_pids, gallery_pids[known], query_camids, gallery_camids[known])
+
+
+def _by_stripes(plan, query, gallery, local_query, local_gallery, *ids):
+    """Scores by the local distance alone, and by the global one plus the mean of a path's cells."""
+    aligned = plan.local == "aligned"
+    local = local_distance_matrix(local_query, local_gallery, aligned)
+    both = evaluation.euclidean_distances(query, gallery) + local / (2 * plan.parts - 1 if aligned else plan.parts)
+    return {"local": evaluation.evaluate(local, *ids), "both": evaluation.evaluate(both, *ids)}
 
 
 def _flat(scores):
@@ -263,7 +301,7 @@ def _load(path):
             recipe=_recipe_from(about["recipe"]),
             **{k: about[k] for k in ("dataset", "profile", "seed", "changes", "history", "seconds")},
             scores=_unflat(arrays["scores"]),
-            multi_query=_unflat(arrays["multi_query"]),
+            also={name.removeprefix("also/"): _unflat(a) for name, a in arrays.items() if name.startswith("also/")},
             pairs=evaluation.PairScores(**about["pairs"]),
             about=about["made"],
             key=path.stem,
@@ -291,7 +329,7 @@ def _key(plan, data, seed, device, profile="full"):
         "dataset": [data.name, data.fingerprint],
         "seed": int(seed),
         "device": device.type,
-        "start": weights_fingerprint(plan.weights),
+        "start": [weights_fingerprint(model, plan.weights) for model in (plan.model, plan.peer) if model],
         "code": _code(),
         "torch": torch.__version__.split("+")[0],
     }
@@ -315,7 +353,8 @@ def _code():
                 ):
                     body.pop(0)
             digest.update(ast.dump(tree).encode())
-    digest.update(ast.dump(ast.parse(inspect.getsource(_make))).encode())
+    for function in (_make, _model, _reranked, _by_stripes):
+        digest.update(ast.dump(ast.parse(inspect.getsource(function))).encode())
     return digest.hexdigest()
 
 

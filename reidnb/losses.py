@@ -17,9 +17,13 @@ import torch.nn.functional as F
 
 __all__ = [
     "active_shares",
+    "class_mutual_loss",
     "contrastive_loss",
     "cross_entropy",
+    "hardest_triplets",
     "improved_triplet_loss",
+    "metric_mutual_loss",
+    "mined_loss",
     "msml_loss",
     "pairwise_distances",
     "quadruplet_loss",
@@ -186,6 +190,56 @@ def active_shares(features, labels, margin=0.3):
     anchors, hit = valid.new_zeros(2, len(features))
     anchors[a[valid.any(1)]], hit[a[active.any(1)]] = True, True
     return active.sum() / valid.sum(), hit.sum() / anchors.sum()
+
+
+# ------------------------------------------------------------------------------- one choice of triplets, two distances
+
+
+@torch.no_grad()
+def hardest_triplets(distances, labels):
+    """Each anchor's farthest image of its person and nearest of anybody else -> positives, negatives, valid, all (N,).
+
+    distances (N, N) of any kind; labels (N,). Where `valid` is False an anchor has no triplet.
+    """
+    same, one_person = _pairs(labels, distances)
+    positives = distances.masked_fill(~same, -torch.inf).argmax(1)
+    negatives = distances.masked_fill(same, torch.inf).argmin(1)
+    return positives, negatives, one_person.any(1) & ~same.all(1)
+
+
+def mined_loss(distances, triplets, margin=0.3):
+    """The triplet loss on triplets chosen by `hardest_triplets`, maybe with other distances -> scalar.
+
+    AlignedReID mines by the global distance and sums this loss of the global and of the local distance. With triplets
+    of the same distances it is `trihard_loss`.
+    """
+    positives, negatives, valid = triplets
+    gaps = distances.gather(1, positives[:, None]) - distances.gather(1, negatives[:, None])
+    return _mean(F.relu(gaps.squeeze(1) + margin), valid)
+
+
+# ------------------------------------------------------------------------------------------------------ mutual learning
+
+
+def class_mutual_loss(logits, peer_logits):
+    """KL(peer || own) of two students' class probabilities, for one of them (Zhang et al., 2018) -> scalar.
+
+    logits, peer_logits (N, C). The peer teaches and is not taught: no gradient reaches it. Mean over the images.
+    """
+    own, peer = (F.log_softmax(x.float(), 1) for x in (logits, peer_logits.detach()))
+    return F.kl_div(own, peer, log_target=True, reduction="batchmean")
+
+
+def metric_mutual_loss(features, peer_features, zero_gradient=True):
+    """Two students' distance matrices of one batch drawn together (AlignedReID, eq. 3) -> scalar, for both.
+
+    features (N, C), peer_features (N, C'). Each term treats the other student's matrix as a constant (the paper's zero
+    gradient function, eq. 4); `zero_gradient=False` lets both move both, which is the same direction twice as far.
+    """
+    own, peer = pairwise_distances(features), pairwise_distances(peer_features)
+    if not zero_gradient:
+        return 2 * (own - peer).square().mean()
+    return (own.detach() - peer).square().mean() + (own - peer.detach()).square().mean()
 
 
 # ------------------------------------------------------------------------------------------------- pairs and triplets

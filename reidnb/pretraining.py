@@ -1,8 +1,8 @@
-"""The stand-in for ImageNet: the small backbone, trained on drawn people of another world.
+"""The stand-in for ImageNet: the small backbones, trained on drawn people of another world.
 
 `make pretrain` draws the world (other identities, cameras, backgrounds and wardrobe palettes than the built-in world
-that readers test on: domain 1), trains the baseline on it and writes reidnb/models/small_drawn.safetensors. No person
-in it exists.
+that readers test on: domain 1), trains the baseline on it and writes reidnb/models/small_drawn.safetensors; the same
+for the backbone's Xception form. No person in it exists.
 """
 
 import json
@@ -33,20 +33,24 @@ CHANGES = {"weights": None, "epochs": 20, "p": 32}
 log = logging.getLogger("reidnb")
 
 
-def pretrain(path=DRAWN, epochs=None):
-    """Train and save the backbone -> its Scores on the 100 test identities of its own world. Resumes where it was
-    stopped."""
-    plan = replace(recipe("baseline", **CHANGES | ({"epochs": epochs} if epochs else {})), name="pretrain")
+def pretrain(model="small", path=None, epochs=None):
+    """Train and save a backbone, "small" or "small_xception" -> its Scores on the 100 test identities of its own world.
+
+    Resumes where it was stopped.
+    """
+    path = path or DRAWN[model]
+    plan = recipe("baseline", model=model, **CHANGES | ({"epochs": epochs} if epochs else {}))
+    plan = replace(plan, name=f"pretrain_{model}")
     world = open_dataset("synthetic", size=plan.size, **WORLD)
     labels, people = relabel(world.train.pids)
-    model = build_model(plan.model, len(people), plan.weights)
-    checkpoint = cache_root() / "runs" / f"pretrain-{world.fingerprint[:12]}.checkpoint"
-    history = train(model, world.train.images, labels, plan, checkpoint=checkpoint)
-    features = [embed(model, split.images) for split in (world.query, world.gallery)]
+    net = build_model(plan.model, len(people), plan.weights)
+    checkpoint = cache_root() / "runs" / f"{plan.name}-{world.fingerprint[:12]}.checkpoint"
+    history = train(net, world.train.images, labels, plan, checkpoint=checkpoint)
+    features = [embed(net, split.images) for split in (world.query, world.gallery)]
     scores = evaluate_features(
         *features, world.query.pids, world.gallery.pids, world.query.camids, world.gallery.camids
     )
-    write_aside(path, lambda file: save_backbone(model, file))
+    write_aside(path, lambda file: save_backbone(net, file))
     note = {
         "world": WORLD,
         "images": len(labels),

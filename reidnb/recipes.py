@@ -39,6 +39,19 @@ class Recipe:
     pull: float = 1.0  # weight of d(a, p) in the improved triplet loss
     verification_weight: float = 0.0  # of the siamese question: one person or two?
     label_noise: float = 0.0  # share of the training images that carry another person's label
+    # the local branch
+    parts: int = 0  # horizontal stripes of a picture; 0: no local branch
+    local_width: int | None = 128  # values of a stripe, after a 1x1 convolution; None: those of the map, without one
+    local: str | None = None  # distance between two pictures' stripes: "rigid" or "aligned"; TriHard acts on it
+    local_weight: float = 0.3
+    local_margin: float = 0.3
+    mining: str = "global"  # the distance that chooses the triplets: "global", "local" or "both", their sum
+    part_weight: float = 0.0  # of the cross-entropy of a classifier for each stripe (PCB)
+    # mutual learning
+    peer: str | None = None  # the other student: one of reidnb.models.MODELS
+    class_mutual: float = 0.0  # weight of the KL divergence between the students' classifications
+    metric_mutual: float = 0.0  # weight of the squared difference of their distances
+    zero_gradient: bool = True  # of the latter: each student takes the other's distances as given
     # the schedule
     epochs: int = 8
     optimizer: str = "adamw"
@@ -48,7 +61,7 @@ class Recipe:
     schedule: str = "cosine"  # or "step": a factor 0.1 at each of `steps`
     steps: tuple[int, ...] = ()
     # the test
-    compare: str = "embedding"  # or "features": after the BNNeck or before it
+    compare: str = "embedding"  # or "features": after the BNNeck or before it; or "local": the stripes in a row
     flip_test: bool = True  # average a picture's embedding with its mirror image's
 
     def __post_init__(self):
@@ -57,13 +70,22 @@ class Recipe:
             "optimizer": ("adamw", "adam", "sgd"),
             "schedule": ("cosine", "step"),
             "metric": (None, *METRICS),
-            "compare": ("embedding", "features"),
+            "compare": ("embedding", "features", "local"),
+            "local": (None, "rigid", "aligned"),
+            "mining": ("global", "local", "both"),
+            "peer": (None, *MODELS),
         }
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"recipe {self.name}: {name} must be one of {values}, got {getattr(self, name)!r}")
         if self.margin is None and self.metric not in (None, "trihard"):
             raise ValueError(f"recipe {self.name}: only TriHard has a soft margin; {self.metric} needs a number")
+        if self.local and (self.metric != "trihard" or self.margin is None):
+            raise ValueError(f"recipe {self.name}: local distances go with TriHard and a margin, got {self.metric!r}")
+        if self.parts < 1 and (self.local or self.part_weight or self.compare == "local"):
+            raise ValueError(f"recipe {self.name}: local features need stripes; parts is {self.parts!r}, 8 is usual")
+        if self.peer is None and (self.class_mutual or self.metric_mutual):
+            raise ValueError(f"recipe {self.name}: mutual learning needs a second student; peer is None")
         if not 0 <= self.label_noise < 1:
             raise ValueError(f"recipe {self.name}: label_noise must be a share from 0 to 1, got {self.label_noise!r}")
         for name in ("epochs", "p", "k", "lr"):
@@ -81,6 +103,9 @@ class Recipe:
 # A metric loss alone trains the features before the neck. Rates, batches, margins and weights were chosen on
 # synthetic_validation with one seed; quadruplet takes triplet's, and what is joined with identification takes its rate.
 ALONE = {"identity_weight": 0.0, "compare": "features", "lr": 3e-4}
+STRIPES, ALIGNED = {"parts": 8, "local": "rigid"}, {"parts": 8, "local": "aligned"}
+MC = {"peer": "small_xception", "class_mutual": 1.0}  # classification mutual loss
+MM = MC | {"metric_mutual": 0.1}  # and metric mutual loss
 
 RECIPES = {
     r.name: r
@@ -104,6 +129,17 @@ RECIPES = {
         Recipe("ide_improved_triplet", "Identification + improved triplet", metric="improved_triplet", pull=0.002),
         Recipe("ide_quadruplet", "Identification + quadruplet", metric="quadruplet"),
         Recipe("ide_msml", "Identification + MSML", metric="msml", p=4, lr=3e-4),
+        # notebook 03
+        Recipe("hplf", "HPLF: the baseline + rigid stripes", metric="trihard", **STRIPES),
+        Recipe("pcb", "PCB: a classifier a stripe", identity_weight=0.0, part_weight=1.0, parts=8, compare="local"),
+        # notebook 06
+        Recipe("aligned", "AlignedReID: the baseline + aligned stripes", metric="trihard", **ALIGNED),
+        Recipe("baseline_x", "The baseline in its Xception form", metric="trihard", model="small_xception"),
+        Recipe("aligned_x", "AlignedReID in its Xception form", metric="trihard", model="small_xception", **ALIGNED),
+        Recipe("baseline_mc", "The baseline + MC", metric="trihard", **MC),
+        Recipe("baseline_mm", "The baseline + MC + MM", metric="trihard", **MM),
+        Recipe("aligned_mc", "AlignedReID + MC", metric="trihard", **ALIGNED | MC),
+        Recipe("aligned_mm", "AlignedReID + MC + MM", metric="trihard", **ALIGNED | MM),
     )
 }
 
@@ -118,6 +154,13 @@ VARIATIONS = (
     *(("trihard", shape) for shape in ({"p": 4}, {"p": 8}, {"p": 32}, {"p": 32, "k": 2}, {"p": 8, "k": 8})),
     *(("trihard", {"margin": margin}) for margin in (0.1, 1.0, None)),
     ("trihard", {"epochs": 32, "lr": 1e-3}),
+    # notebook 03: how many stripes
+    *((name, {"parts": parts}) for name in ("hplf", "pcb") for parts in (2, 4)),
+    # notebooks 03 and 06: the dial
+    *((name, {"misalignment": dial}) for name in ("baseline", "hplf", "aligned") for dial in (0.0, 2.0)),
+    # notebook 06: mining, zero gradient
+    *(("aligned", {"mining": distance}) for distance in ("local", "both")),
+    ("aligned_mm", {"zero_gradient": False}),
 )
 
 # What a profile changes in every recipe; SCRATCH adds to it where the start is random.

@@ -18,11 +18,13 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from reidnb import losses
+from reidnb.alignment import local_distances, rigid_distances
 from reidnb.batches import make_batch, pk_batches, shuffled_batches, wrong_labels
 from reidnb.files import write_aside
 
 __all__ = ["TrainingDiverged", "autocast", "choose_device", "embed", "train"]
 
+LOCAL_DISTANCES = {"rigid": rigid_distances, "aligned": local_distances}
 SIGNS = ("length", "active_triplets", "active_anchors")  # in a line of history beside the loss terms
 log = logging.getLogger("reidnb")
 
@@ -69,16 +71,52 @@ def train(model, images, labels, recipe, seed=0, device=None, checkpoint=None):
 
 def loss_terms(output, labels, recipe):
     """The weighted terms of the loss, by name: what is summed, printed, and shown when training diverges."""
-    terms = {}
+    terms, smoothing = {}, recipe.label_smoothing
     if recipe.identity_weight:
-        terms["identity"] = recipe.identity_weight * losses.cross_entropy(output.logits, labels, recipe.label_smoothing)
+        terms["identity"] = recipe.identity_weight * losses.cross_entropy(output.logits, labels, smoothing)
     if recipe.verification_weight:
         terms["verification"] = recipe.verification_weight * losses.verification_loss(output.pairs, labels)
-    if recipe.metric:
+    if recipe.part_weight:
+        stripes = output.part_logits.shape[1]
+        costs = losses.cross_entropy(output.part_logits.flatten(0, 1), labels.repeat_interleave(stripes), smoothing)
+        terms["parts"] = recipe.part_weight * costs
+    if recipe.local:
+        terms |= metric_terms(output, labels, recipe)
+    elif recipe.metric:
         metric_loss = getattr(losses, f"{recipe.metric}_loss")
         more = {"quadruplet": [recipe.margin2], "improved_triplet": [recipe.pull]}.get(recipe.metric, [])
         terms[recipe.metric] = recipe.metric_weight * metric_loss(output.features, labels, recipe.margin, *more)
+    if output.peer is not None:
+        terms = add_up(terms, loss_terms(output.peer, labels, recipe)) | mutual_terms(output, output.peer, recipe)
     return terms
+
+
+def metric_terms(output, labels, recipe):
+    """TriHard on the global and on the local distance, by one choice of triplets (AlignedReID, section 3.1)."""
+    apart = losses.pairwise_distances(output.features)
+    local = LOCAL_DISTANCES[recipe.local](output.local, output.local)
+    triplets = losses.hardest_triplets({"global": apart, "local": local, "both": apart + local}[recipe.mining], labels)
+    return {
+        "trihard": recipe.metric_weight * losses.mined_loss(apart, triplets, recipe.margin),
+        "local": recipe.local_weight * losses.mined_loss(local, triplets, recipe.local_margin),
+    }
+
+
+def mutual_terms(output, peer, recipe):
+    """What two students learn from each other: classes, distances (AlignedReID, section 3.2)."""
+    terms = {}
+    if recipe.class_mutual:
+        ours, theirs = output.logits, peer.logits
+        loss = losses.class_mutual_loss(ours, theirs) + losses.class_mutual_loss(theirs, ours)
+        terms["class_mutual"] = recipe.class_mutual * loss
+    if recipe.metric_mutual:
+        loss = losses.metric_mutual_loss(output.features, peer.features, recipe.zero_gradient)
+        terms["metric_mutual"] = recipe.metric_mutual * loss
+    return terms
+
+
+def add_up(terms, more):
+    return {name: value + more[name] for name, value in terms.items()}
 
 
 def vital_signs(output, labels, recipe):
@@ -138,23 +176,25 @@ class TrainingDiverged(RuntimeError):
 def embed(model, images, device=None, batch=256, flip=True, compare="embedding"):
     """Unit-length embeddings (N, C) float32 on the CPU, of images uint8 (N, 3, H, W).
 
-    `compare` names the model's output: "embedding", behind the BNNeck, or "features", before it. The model is put in
-    evaluation mode, so a picture's embedding does not depend on its neighbours in the batch. With
-    `flip` the picture and its mirror image are averaged, as is usual in ReID.
+    `compare` names the model's output: "embedding", behind the BNNeck, "features", before it, or "local", the stripes'
+    features (N, parts, c), each of unit length; a tuple of names gives a list of results. The model is put in
+    evaluation mode, so a picture's embedding does not depend on its neighbours in the batch. With `flip` the picture
+    and its mirror image are averaged, as is usual in ReID.
     """
+    names = (compare,) if isinstance(compare, str) else compare
     device = choose_device(device)
     was_training = model.training
     model.to(device).eval()
-    out = []
+    out = [[] for _ in names]
     for start in range(0, len(images), batch):
         pixels = make_batch(images, np.arange(start, min(start + batch, len(images))), device=device)
         with autocast(device):
-            embedding = getattr(model(pixels), compare)
-            if flip:
-                embedding = embedding + getattr(model(pixels.flip(3)), compare)
-        out.append(F.normalize(embedding.float()).cpu())
+            views = [model(pixels), model(pixels.flip(3))] if flip else [model(pixels)]
+        for name, parts in zip(names, out):
+            parts.append(F.normalize(sum(getattr(view, name).float() for view in views), dim=-1).cpu())
     model.train(was_training)
-    return torch.cat(out)
+    found = [torch.cat(parts) for parts in out]
+    return found[0] if isinstance(compare, str) else found
 
 
 # ----------------------------------------------------------------------------------------------- device and precision

@@ -249,7 +249,7 @@ def test_code_counts_comments_do_not(tmp_path, monkeypatch):
     assert after("losses.py", lambda text: text + "\n# a remark\n") == code
     assert after("losses.py", lambda text: text.replace('"""Losses of', '"""The losses of')) == code
     assert after("losses.py", lambda text: text.replace("margin=0.3", "margin = 0.3")) == code
-    assert after("plots.py", lambda text: text + "\nx = 1\n") == code
+    assert after("plots/look.py", lambda text: text + "\nx = 1\n") == code
     assert after("losses.py", lambda text: text.replace("margin=0.3", "margin=0.4")) != code
     for file in (
         "training.py",

@@ -244,9 +244,9 @@ def test_xception_weights_round_trip(tmp_path):
 
 def test_the_drawn_weights_load_where_they_are_made(monkeypatch, tmp_path):
     save_backbone(build_model("small"), tmp_path / "drawn.safetensors")
-    monkeypatch.setattr(models, "DRAWN", tmp_path / "drawn.safetensors")
+    monkeypatch.setitem(models.DRAWN, "small", tmp_path / "drawn.safetensors")
     assert build_model("small", classes=2, weights="drawn").classifier is not None
-    monkeypatch.setattr(models, "DRAWN", tmp_path / "missing.safetensors")
+    monkeypatch.setitem(models.DRAWN, "small", tmp_path / "missing.safetensors")
     with pytest.raises(FileNotFoundError, match="missing.safetensors.*make pretrain.*weights=None"):
         build_model("small", weights="drawn")
 
@@ -257,9 +257,10 @@ def test_the_fingerprint_of_weights_is_the_files_content(tmp_path):
     for seed in (0, 1):
         torch.manual_seed(seed)
         save_backbone(build_model("small"), path)
-        prints.add(weights_fingerprint(str(path)))
+        prints.add(weights_fingerprint("small", str(path)))
     assert len(prints) == 2
-    assert weights_fingerprint("imagenet") == "imagenet" and weights_fingerprint(None) == "None"
+    assert weights_fingerprint("resnet50", "imagenet") == "imagenet"
+    assert weights_fingerprint("small", None) == "None"
 
 
 @pytest.mark.parametrize(

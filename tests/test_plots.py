@@ -16,7 +16,7 @@ def figure():
 
 def test_figures_of_real_people_stay_out_of_the_repository(tmp_path, monkeypatch):
     monkeypatch.setenv("REIDNB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(plots, "FIGURES", tmp_path / "figures")
+    monkeypatch.setattr(plots.look, "FIGURES", tmp_path / "figures")
     plots.save(figure(), "drawn", "synthetic_winter")
     plots.save(figure(), "real", "market1501")
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["drawn.jpg"]

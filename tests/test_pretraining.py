@@ -31,8 +31,8 @@ def untrained_map(world, weights):
 
 
 def test_shipped_weights_are_small_and_say_where_they_come_from():
-    assert DRAWN.stat().st_size <= 2 * 1024**2
-    note = json.loads(DRAWN.with_suffix(".json").read_text())
+    assert DRAWN["small"].stat().st_size <= 2 * 1024**2
+    note = json.loads(DRAWN["small"].with_suffix(".json").read_text())
     assert note["world"] == pretraining.WORLD
 
 
@@ -46,7 +46,7 @@ def test_pretrain_writes_weights_that_load(world, tmp_path, monkeypatch):
     tiny = {"seed": 1, "domain": 1, "train_identities": 33, "test_identities": 6, "distractors": 4, "junk": 2}
     monkeypatch.setattr(pretraining, "WORLD", tiny)
     path = tmp_path / "small.safetensors"
-    scores = pretraining.pretrain(path, epochs=2)
+    scores = pretraining.pretrain(path=path, epochs=2)
     assert 0 < scores.mAP <= 1 and json.loads(path.with_suffix(".json").read_text())["epochs"] == 2
     build_model("small", weights=str(path))
     assert not list((tmp_path / "runs").glob("*.checkpoint"))

@@ -11,6 +11,7 @@ This folder depends on nothing else of reidnb: numpy, torch and scipy are enough
 """
 
 from reidnb.evaluation.distances import euclidean_distances
+from reidnb.evaluation.reranking import rerank
 from reidnb.evaluation.scores import (
     PairScores,
     Scores,
@@ -27,5 +28,6 @@ __all__ = [
     "evaluate",
     "evaluate_features",
     "multi_query_features",
+    "rerank",
     "verify_features",
 ]

@@ -3,6 +3,7 @@
 images (N, 3, H, W) -> backbone -> map (N, C, h, w) -> mean over h and w -> features (N, C)
                                                              -> batch norm (BNNeck) -> embedding (N, C) -> logits
                                                                                     -> same or not, for each pair (N, N)
+                                   -> mean of each stripe -> local features (N, parts, c) -> logits, a stripe each
 """
 
 import hashlib
@@ -11,16 +12,29 @@ from typing import NamedTuple
 
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import nn
 
 from reidnb.models.resnet import ResNet, xception_form
 from reidnb.models.small import Small
+from reidnb.models.stripes import Stripes, horizontal_pooling
 
-__all__ = ["MODELS", "Output", "ReIDModel", "Verifier", "build_model", "save_backbone", "weights_fingerprint"]
+__all__ = [
+    "MODELS",
+    "Output",
+    "ReIDModel",
+    "Students",
+    "Stripes",
+    "Verifier",
+    "build_model",
+    "horizontal_pooling",
+    "save_backbone",
+    "weights_fingerprint",
+]
 
-MODELS = ("small", "resnet18", "resnet50", "resnet50_xception")
-DRAWN = Path(__file__).with_name("small_drawn.safetensors")
+MODELS = ("small", "small_xception", "resnet18", "resnet50", "resnet50_xception")
+DRAWN = {name: Path(__file__).with_name(f"{name}_drawn.safetensors") for name in ("small", "small_xception")}
 
 
 class Output(NamedTuple):
@@ -31,6 +45,9 @@ class Output(NamedTuple):
     logits: torch.Tensor | None  # (N, classes), None without a classifier
     map: torch.Tensor  # (N, C, h, w)
     pairs: torch.Tensor | None = None  # (N, N) logits of "one person", in training with a verifier
+    local: torch.Tensor | None = None  # (N, parts, c) unit-length features of the stripes, with a local branch
+    part_logits: torch.Tensor | None = None  # (N, parts, classes), with a classifier a stripe
+    peer: tuple | None = None  # what the other student says, in mutual learning
 
 
 class ReIDModel(nn.Module):
@@ -41,7 +58,7 @@ class ReIDModel(nn.Module):
     shift stays zero and the classifier has no bias, so that classes lie around the origin.
     """
 
-    def __init__(self, backbone, classes, verify=False):
+    def __init__(self, backbone, classes, verify=False, stripes=None):
         super().__init__()
         self.backbone = backbone
         self.neck = nn.BatchNorm1d(backbone.channels)
@@ -50,6 +67,7 @@ class ReIDModel(nn.Module):
         if classes:
             nn.init.normal_(self.classifier.weight, std=0.001)
         self.verifier = Verifier(backbone.channels) if verify else None
+        self.stripes = stripes
 
     def forward(self, images):
         cells = self.backbone(images)
@@ -57,7 +75,24 @@ class ReIDModel(nn.Module):
         embedding = self.neck(features)
         logits = self.classifier(embedding).float() if self.classifier else None
         pairs = self.verifier(embedding) if self.verifier and self.training else None
-        return Output(features, embedding, logits, cells, pairs)
+        local, part_logits = self.stripes(cells) if self.stripes else (None, None)
+        local = F.normalize(local, dim=2) if self.stripes else None
+        return Output(features, embedding, logits, cells, pairs, local, part_logits)
+
+
+class Students(nn.Module):
+    """Two models that see the same batches and learn from each other (AlignedReID, figure 4).
+
+    In training the first one's Output carries the second's as `peer`; after it the two stand for themselves.
+    """
+
+    def __init__(self, first, second):
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, images):
+        output = self.first(images)
+        return output._replace(peer=self.second(images)) if self.training else output
 
 
 class Verifier(nn.Module):
@@ -79,9 +114,20 @@ class Verifier(nn.Module):
             return squares[:, None] + squares - 2 * (x * self.weight) @ x.T + self.bias
 
 
-def build_model(name="small", classes=0, weights=None, last_stride=1, verify=False):
+def build_model(
+    name="small",
+    classes=0,
+    weights=None,
+    last_stride=1,
+    verify=False,
+    parts=0,
+    local_width=128,
+    part_classes=False,
+):
     """A ReIDModel whose classifier has `classes` outputs (0: none), with `verify` also a Verifier.
 
+    With `parts` it has a local branch of so many stripes and `local_width` values each, with `part_classes` also a
+    classifier for each of them.
     name: one of MODELS. weights: None (random, from torch's seed), "drawn" (the small backbone pretrained on drawn
     people, shipped here; see `make pretrain`), "imagenet" (torchvision's, for the ResNets) or the path of a
     .safetensors file with a backbone. Raises ValueError for a name or weights that do not exist or do not fit,
@@ -89,7 +135,7 @@ def build_model(name="small", classes=0, weights=None, last_stride=1, verify=Fal
     """
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}: take one of {', '.join(MODELS)}")
-    backbone = Small() if name == "small" else ResNet(name.split("_")[0], last_stride)
+    backbone = Small() if name in DRAWN else ResNet(name.split("_")[0], last_stride)
     for layer in backbone.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -97,24 +143,26 @@ def build_model(name="small", classes=0, weights=None, last_stride=1, verify=Fal
     if weights == "imagenet":
         backbone.load_torchvision(_imagenet(name.split("_")[0]))
     if name.endswith("_xception"):  # ImageNet's 1x1 layers stay, the split 3x3 ones start anew
-        xception_form(backbone)
+        xception_form(backbone.blocks if name in DRAWN else backbone)
     if weights not in (None, "imagenet"):
-        _load_backbone(backbone, DRAWN if weights == "drawn" else Path(weights), name)
-    return ReIDModel(backbone, classes, verify).to(memory_format=torch.channels_last)
+        _load_backbone(backbone, _file(name, weights), name)
+    stripes = Stripes(backbone.channels, parts, local_width, classes * part_classes) if parts else None
+    return ReIDModel(backbone, classes, verify, stripes).to(memory_format=torch.channels_last)
 
 
 def check_weights(name, weights):
     """Refuse weights that are not there or belong to another model: ValueError, FileNotFoundError."""
-    if weights == "imagenet" and name == "small":
-        raise ValueError("the small backbone has no ImageNet weights: weights='drawn' or None")
-    if weights == "drawn" and name != "small":
-        raise ValueError(f"weights='drawn' belong to the small backbone, not to {name}: take 'imagenet' or None")
-    path = DRAWN if weights == "drawn" else Path(str(weights))
-    if weights not in (None, "imagenet") and not path.exists():
+    if weights == "imagenet" and name in DRAWN:
+        raise ValueError(f"the {name} backbone has no ImageNet weights: weights='drawn' or None")
+    if weights == "drawn" and name not in DRAWN:
+        raise ValueError(
+            f"weights='drawn' belong to the small backbones, not to {name}: take 'imagenet' or None"
+        )
+    if weights not in (None, "imagenet") and not (path := _file(name, weights)).exists():
         raise FileNotFoundError(f"no weights at {path}; make them by `make pretrain`, or take weights=None")
 
 
-def save_backbone(model, path=DRAWN):
+def save_backbone(model, path):
     """Save a backbone as float16 .safetensors: what `weights="drawn"` loads."""
     state = {k: v.half() if v.is_floating_point() else v for k, v in model.backbone.state_dict().items()}
     safetensors.torch.save_file({k: v.contiguous() for k, v in state.items()}, path)
@@ -128,9 +176,14 @@ def _load_backbone(backbone, path, name):
         raise ValueError(f"{path} does not hold a {name} backbone: {str(problem)[:200]}") from problem
 
 
-def weights_fingerprint(weights):
+def _file(name, weights):
+    """Where the weights of a model lie, when they lie in a file."""
+    return DRAWN[name] if weights == "drawn" else Path(str(weights))
+
+
+def weights_fingerprint(name, weights):
     """What goes into the key of a kept run: the file's content for weights in a file, their name otherwise."""
-    path = DRAWN if weights == "drawn" else Path(str(weights))
+    path = _file(name, weights)
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else str(weights)
 
 

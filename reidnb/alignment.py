@@ -81,8 +81,9 @@ def local_distance_matrix(query, gallery, aligned=True, block=256):
     distances = local_distances if aligned else rigid_distances
     query, gallery = _stripes(query, gallery, 3)
     out = np.empty((len(query), len(gallery)), dtype=np.float32)
-    for start in range(0, len(gallery), block):
-        out[:, start : start + block] = distances(query, gallery[start : start + block]).cpu()
+    step = block if aligned else block * query.shape[1]  # rigid: one stripe at a time
+    for start in range(0, len(gallery), step):
+        out[:, start : start + step] = distances(query, gallery[start : start + step]).cpu()
     return out
 
 
@@ -111,7 +112,7 @@ def _prepared(x, y):
 def _all_pairs(x, y, same):
     """Shortest-path distances (N, M) of what is prepared; with what a gradient needs only if one is wanted."""
     with torch.autocast(x.device.type, enabled=False):
-        if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
+        if x.requires_grad or y.requires_grad:  # never under no_grad, where they were prepared
             return _LocalDistances.apply(x, y, same)
         return _forward(x, y, same)
 
@@ -176,9 +177,9 @@ def _squash(x, y, squares_x, squares_y, same, differentiable):
             squared[i, j] = (x[i] - y[j]).square().sum(1)
     own.fill_(0)
     roots = squared.sqrt_()
-    costs = roots.tanh()
     if not differentiable:
-        return costs.view(shape), None, None
+        return roots.tanh_().view(shape), None, None
+    costs = roots.tanh()
     own.fill_(torch.inf)  # at distance 0 the slope is infinite: make it 0
     for i, j in near:
         roots[i, j] = torch.where(roots[i, j] == 0, torch.inf, roots[i, j])

@@ -21,8 +21,8 @@ from reidnb.alignment import (
 SIZES = [(1, 1), (1, 4), (4, 1), (2, 2), (3, 5), (5, 2), (5, 5)]
 SEEDS = st.integers(0, 999)
 BOTH = pytest.mark.parametrize("distances", [local_distances, rigid_distances])
-# The product form |x|^2 + |y|^2 - 2 x.y leaves about 1e-4 of a distance in float32 where NEAR is 1e-3 (half of
-# 1e-7 / 1e-3); on Gaussian features, where hardly any digit cancels, 2e-5 of a sum of 9 costs has room to spare.
+# The product form |x|^2 + |y|^2 - 2 x.y leaves an error of 5e-5 in a float32 distance just above NEAR: 1e-7 /
+# 1e-3, halved by the root; where hardly any digit cancels, as between Gaussian features, 2e-5 has room to spare.
 FLOAT32 = {"rtol": 2e-5, "atol": 2e-5}
 FLOAT64 = {"rtol": 1e-11, "atol": 1e-11}  # the same sums in another order
 
@@ -83,7 +83,7 @@ def rows(request, monkeypatch):
     monkeypatch.setattr(alignment, "ROWS", request.param)
 
 
-# ------------------------------------------------------------------------------------------------- the readable form
+# ------------------------------------------------------------------------------------------ the readable form
 
 
 def test_eq_1_is_the_exponential_and_does_not_overflow():
@@ -132,7 +132,7 @@ def test_a_path_is_monotone_and_no_staircase_is_cheaper(seed, h, w):
     assert distance <= other + 1e-12
 
 
-# ------------------------------------------------------------------------------------------------------ the fast form
+# ---------------------------------------------------------------------------------------------- the fast form
 
 
 @pytest.mark.parametrize("h, w", SIZES)
@@ -156,8 +156,8 @@ def test_fast_and_readable_forms_agree():
 
 
 def test_a_matrix_of_costs_keeps_its_axes():
-    """Both public repositories (huanghoujing's, michuanhaohao's) hand one pair's costs (H, W) to a shortest path that
-    takes batches (H, W, N), as (1, H, W): it adds up the first column. Here only the last stripe is shared."""
+    """Both public repositories (huanghoujing's, michuanhaohao's) hand one pair's costs (H, W) as (1, H, W) to a
+    path search that takes batches (H, W, N): it adds up the first column."""
     f = np.array([[0.0], [4.0], [8.0]])
     g = np.array([[0.0], [0.5], [0.2]])
     right = cheapest(costs_by_exponential(f, g))
@@ -208,8 +208,8 @@ def test_float32_gradients(rows):
 
 
 def test_at_a_tie_the_gradient_goes_one_way_only():
-    """Stripes 0, 1 against the same 0, 1 (one image, compared with its copy): both ways round the corner cost the same.
-    The path that `shortest_path` names, and no other, pulls."""
+    """Stripes at 0 and 1 against others at 0 and 1: both ways round the corner cost the same. The path that
+    `shortest_path` names, and no other, pulls."""
     x = torch.tensor([[[0.0], [1.0]]], dtype=torch.float64)
     y = x.clone().requires_grad_()
     distance = local_distances(x, y)
@@ -229,7 +229,7 @@ def test_distances_are_symmetric(distances, rows):
 
 
 def test_an_image_is_not_at_distance_0_from_itself(rows):
-    """The path from the first stripe to the last cannot stay on the diagonal: it goes right and down, not across."""
+    """A path cannot stay on the diagonal: it goes right and down, not across."""
     x = images(5, 4)
     own = local_distances(x, x).diagonal()
     assert (own > 0.5).all()
@@ -245,16 +245,16 @@ def test_an_image_is_not_at_distance_0_from_itself(rows):
 
 
 def test_alignment_forgives_a_shift_that_rigid_distances_do_not():
-    """The same person cut one stripe lower: stripe i is the other's stripe i + 1, with a new one at the foot."""
+    """The same person cut one stripe lower: stripe i is the other's i + 1, with a new one at the foot."""
     x = images(6, 8, dimensions=16)
     shifted = torch.cat([x[:, 1:], images(6, 1, seed=1, dimensions=16)], 1)
-    before, after = (
+    aligned, rigid = (
         torch.stack([d(x, y).diagonal() for y in (x, shifted)]) for d in (local_distances, rigid_distances)
     )
-    assert (after[1] - after[0] > 7).all()  # seven or eight stripes, each near 1, from 0
-    assert (before[1] - before[0] < 1.5).all()  # a path of one more right step and down, one new stripe
+    assert (rigid[1] - rigid[0] > 7).all()  # from 0 to eight costs, each near 1
+    assert (aligned[1] - aligned[0] < 1.5).all()  # seven free cells instead of eight: one cost more
     strangers = local_distances(x, x.roll(1, 0)).diagonal()
-    assert (before[1] < strangers - 4).all()  # seven of its fifteen cells cost nothing
+    assert (aligned[1] < strangers - 6).all()  # fifteen costs without a free one
 
 
 @BOTH
@@ -281,8 +281,18 @@ def test_duplicates_and_near_duplicates(distances, rows):
     assert (zeros.grad == 0).all()
 
 
+@BOTH
+def test_near_duplicates_among_images_of_other_lengths(distances):
+    """Two pairs far out that differ by 1, among short ones: what is near depends on the lengths of each pair."""
+    x = images(6, 3)
+    x[2:4] += 300 * images(1, 3, seed=1)
+    x[4:6] -= 300 * images(1, 3, seed=1)
+    found = distances(x.float(), x.float())
+    np.testing.assert_allclose(found, PLAIN[distances](x.float().double(), x.float().double()), **FLOAT32)
+
+
 def test_gradient_between_near_duplicates_is_their_direction(rows, monkeypatch):
-    """Stripes 1e-6 apart in one direction pull by 1/2 that way; the product form would add noise of 1e6 x 1e-7."""
+    """Stripes 1e-6 apart in one direction pull by 1/2 that way; products alone would add noise of 0.1."""
     monkeypatch.setattr(alignment, "PAIRS", 3)
     x = images(3, 5, kind=torch.float32, dimensions=64)
     x[:, :, -1] = 0
@@ -293,7 +303,8 @@ def test_gradient_between_near_duplicates_is_their_direction(rows, monkeypatch):
         distances(x, y.requires_grad_()).diagonal().sum().backward()
         exact = y.detach().double().requires_grad_()
         PLAIN[distances](x.double(), exact).diagonal().sum().backward()
-        torch.testing.assert_close(y.grad, exact.grad.float(), rtol=1e-4, atol=1e-6)
+        # Both ways round a corner cost the same but for rounding; the cells there pull by 2e-5 at most.
+        torch.testing.assert_close(y.grad, exact.grad.float(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(y.grad[:, :, -1], torch.full((3, 5), 0.5), rtol=1e-4, atol=0)
 
 

@@ -15,12 +15,13 @@ import pytest
 import torch
 
 from reidnb import experiments, tables, training
+from reidnb.alignment import local_distance_matrix, shortest_path, stripe_costs
 from reidnb.batches import Augmentation
 from reidnb.datasets import open_dataset
-from reidnb.evaluation import evaluate_features
+from reidnb.evaluation import Scores, euclidean_distances, evaluate, evaluate_features, rerank
 from reidnb.experiments import claims, kept_results, results, run
-from reidnb.models import build_model, save_backbone
-from reidnb.recipes import PROFILES, RECIPES, Recipe, recipe
+from reidnb.models import DRAWN, build_model, check_weights, save_backbone
+from reidnb.recipes import PROFILES, RECIPES, VARIATIONS, Recipe, recipe
 from reidnb.training import embed
 
 HOUSE = Path(__file__).resolve().parents[1]
@@ -79,8 +80,16 @@ def elsewhere(home, tmp_path, monkeypatch):
 def same_result(one, other):
     assert one.key == other.key and one.history == other.history and one.seconds == other.seconds
     assert (one.features.query == other.features.query).all() and one.recipe == other.recipe
-    np.testing.assert_array_equal(one.scores.ap, other.scores.ap)
-    assert one.scores.mAP == other.scores.mAP and (one.scores.cmc == other.scores.cmc).all()
+    same_scores(one.scores, other.scores)
+    assert one.also.keys() == other.also.keys()
+    for name, scores in one.also.items():
+        same_scores(scores, other.also[name])
+
+
+def same_scores(one, other):
+    np.testing.assert_array_equal(one.ap, other.ap)
+    np.testing.assert_array_equal(one.cmc, other.cmc)
+    assert (one.mAP, one.mINP, one.queries) == (other.mAP, other.mINP, other.queries)
 
 
 # ---- made and kept --------------------------------------------------------------------------------------------------
@@ -157,10 +166,156 @@ def test_a_histogram_learns_nothing(made, no_training):
         result.model()
 
 
+# ---- stripes and two students ---------------------------------------------------------------------------------------
+
+ALIGNED = {"parts": 8, "peer": "small", "class_mutual": 1.0, "metric_mutual": 0.1, **TINY}
+
+
+@pytest.fixture(scope="module")
+def pair_of_students(home):
+    """A run of AlignedReID with a second student, what went into its file, and the two as they were trained."""
+    seen = SimpleNamespace()
+
+    def save(path, made):
+        seen.made = made
+        keep(path, made)
+
+    def train(net, *arguments):
+        seen.students = net
+        return learn(net, *arguments)
+
+    keep, learn = experiments._save, experiments.train
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiments, "_save", save)
+        patch.setattr(experiments, "train", train)
+        seen.result = run("aligned", **ALIGNED)
+    return seen
+
+
+def people(data):
+    return data.query.pids, data.gallery.pids, data.query.camids, data.gallery.camids
+
+
+def nearly_the_same(one, other):
+    """The model's features are the kept ones up to 1e-6: at most a pair of images may change places, for one query."""
+    moved = np.abs(one.ap - other.ap) > 1e-9
+    assert moved.sum() <= 1 and one.queries == other.queries
+    assert one.mAP == pytest.approx(other.mAP, abs=0.5 / one.queries)
+
+
+def test_what_a_run_with_stripes_and_a_peer_tells(pair_of_students, no_training):
+    result = pair_of_students.result
+    assert list(result.also) == ["multi_query", "rerank", "local", "both", "peer"]
+    terms = {"identity", "trihard", "local", "class_mutual", "metric_mutual"}
+    assert len(result.history) == 2 and terms < set(result.history[0])
+    same_result(run("aligned", **ALIGNED), result)  # loaded: it did not train
+    row = result.row()
+    for name, scores in result.also.items():
+        assert row[f"{name}_mAP"] == pytest.approx(scores.mAP, abs=1e-5), name
+        assert row[f"{name}_rank1"] == pytest.approx(scores.rank1, abs=1e-5), name
+    assert row["mAP"] == pytest.approx(result.scores.mAP, abs=1e-5)
+
+
+def test_scores_go_through_the_file_unchanged(pair_of_students):
+    """Numbers as they were computed; and of queries without a match, which are NaN."""
+    made, result = pair_of_students.made, pair_of_students.result
+    for name, scores in result.also.items():
+        np.testing.assert_array_equal(experiments._flat(scores), made[f"also/{name}"])
+    np.testing.assert_array_equal(experiments._flat(result.scores), made["scores"])
+    scores = Scores(0.25, 0.125, np.linspace(0.5, 1, 7), np.array([0.5, np.nan, 0.0]), 2)
+    same_scores(experiments._unflat(experiments._flat(scores)), scores)
+
+
+def test_the_kept_model_is_the_first_student(pair_of_students):
+    result, data = pair_of_students.result, open_dataset("synthetic", size=(64, 32), **WORLD)
+    model = result.model()
+    for name, value in pair_of_students.students.first.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+    assert model.stripes.parts == 8 and not model.training
+    features = embed(model, data.query.images, "cpu").numpy()
+    np.testing.assert_allclose(features, result.features.query, atol=1e-6)  # the same sums, in memory laid out anew
+
+
+def test_the_peers_scores_are_the_second_students(pair_of_students):
+    data = open_dataset("synthetic", size=(64, 32), **WORLD)
+    query, gallery = (embed(pair_of_students.students.second, s.images, "cpu") for s in (data.query, data.gallery))
+    nearly_the_same(pair_of_students.result.also["peer"], evaluate_features(query, gallery, *people(data)))
+    moved = pair_of_students.result.also["peer"].ap - pair_of_students.result.scores.ap
+    assert np.nanmax(np.abs(moved)) > 0.01, "the two students differ: the test can tell"
+
+
+def test_local_and_both_are_what_one_computes_from_the_model(pair_of_students):
+    """Both: the global distance and the mean cell of the path, which has 2 x 8 - 1."""
+    result, data = pair_of_students.result, open_dataset("synthetic", size=(64, 32), **WORLD)
+    found = [embed(result.model(), s.images, "cpu", compare=("embedding", "local")) for s in (data.query, data.gallery)]
+    (query, local_query), (gallery, local_gallery) = found
+    local, apart = local_distance_matrix(local_query, local_gallery), euclidean_distances(query, gallery).numpy()
+    nearly_the_same(result.also["local"], evaluate(local, *people(data)))
+    both = evaluate(apart + local / 15, *people(data))
+    nearly_the_same(result.also["both"], both)
+    for other in (apart, local, apart + local, apart + local / 8):
+        moved = np.abs(evaluate(other, *people(data)).ap - both.ap)
+        assert np.nansum(moved > 1e-9) > 2, "other distances rank otherwise: the test can tell"
+
+
+def test_reranking_leaves_junk_out(pair_of_students):
+    """Trap 27. Of the kept features, so the numbers are exactly these."""
+    result, data = pair_of_students.result, open_dataset("synthetic", size=(64, 32), **WORLD)
+    known, query, gallery = data.gallery.pids != -1, result.features.query, result.features.gallery
+    assert (~known).sum() == WORLD["junk"]
+    without = rerank(query, gallery[known])
+    query_pids, gallery_pids, query_camids, gallery_camids = people(data)
+    same_scores(
+        result.also["rerank"], evaluate(without, query_pids, gallery_pids[known], query_camids, gallery_camids[known])
+    )
+    with_junk = rerank(query, gallery)
+    assert np.abs(with_junk[:, known] - without).max() > 0.01, "junk would be a neighbour"
+    assert (evaluate(with_junk, *people(data)).ap != result.also["rerank"].ap).any(), "and would change the scores"
+
+
+@pytest.mark.parametrize("name", ["hplf", "aligned"])
+def test_the_scores_by_stripes_are_the_slow_ones(name):
+    """On drawn numbers, pair by pair: stripe on stripe and their mean, or the readable shortest path and its 2H - 1
+    cells."""
+    rng, plan = np.random.default_rng(0), recipe(name, parts=3)
+    ids = np.arange(6) % 3 + 1, np.arange(15) % 3 + 1, np.zeros(6, int), np.ones(15, int)
+    query, gallery = (rng.normal(size=(n, 4)).astype(np.float32) for n in (6, 15))
+    local_query, local_gallery = (2 * rng.normal(size=(n, 3, 2)).astype(np.float32) for n in (6, 15))
+    local, both = np.empty((2, 6, 15))
+    for i, x in enumerate(local_query):
+        for j, y in enumerate(local_gallery):
+            if name == "hplf":
+                cells, local[i, j] = 3, sum(np.tanh(np.linalg.norm(f - g) / 2) for f, g in zip(x, y))
+            else:
+                local[i, j], path = shortest_path(stripe_costs(torch.from_numpy(x), torch.from_numpy(y)))
+                cells = len(path)
+            both[i, j] = np.linalg.norm(query[i] - gallery[j]) + local[i, j] / cells
+    found = experiments._by_stripes(plan, query, gallery, local_query, local_gallery, *ids)
+    assert list(found) == ["local", "both"]
+    same_scores(found["local"], evaluate(local, *ids))
+    same_scores(found["both"], evaluate(both, *ids))
+
+
+def test_stripes_in_a_row_are_what_pcb_compares(home):
+    """One feature of unit length; and without local distances no scores by them."""
+    data = open_dataset("synthetic", size=(64, 32), **WORLD)
+    result = run("pcb", data, epochs=1, warmup=0.0, p=4, local_width=16, device="cpu")
+    assert list(result.also) == ["multi_query", "rerank"] and result.features.query.shape == (len(data.query), 8 * 16)
+    # float32's rounding of a length of 1, over 128 values
+    np.testing.assert_allclose(np.linalg.norm(result.features.gallery, axis=1), 1, atol=1e-6)
+    model = result.model()
+    assert model.stripes.classifiers.shape == (8, 16, WORLD["train_identities"])
+    stripes = embed(model, data.query.images, "cpu", compare="local")
+    in_a_row = stripes.flatten(1).numpy() / np.sqrt(8)  # eight of unit length
+    np.testing.assert_allclose(in_a_row, result.features.query, atol=1e-6)
+    again = evaluate_features(result.features.query, result.features.gallery, *people(data))
+    same_scores(again, result.scores)
+
+
 # ---- the key --------------------------------------------------------------------------------------------------------
 
 DATA = SimpleNamespace(name="world", fingerprint="abc")
-PLAN = recipe("baseline_scratch")
+PLAN = recipe("baseline_scratch", parts=8, peer="small_xception")  # so that each field alone may take another value
 OTHER = {
     "name": "x",
     "model": "resnet18",
@@ -179,6 +334,17 @@ OTHER = {
     "pull": 0.5,
     "verification_weight": 0.5,
     "label_noise": 0.5,
+    "parts": 4,
+    "local_width": None,
+    "local": "rigid",
+    "local_weight": 0.5,
+    "local_margin": 0.5,
+    "mining": "both",
+    "part_weight": 0.5,
+    "peer": "small",
+    "class_mutual": 0.5,
+    "metric_mutual": 0.5,
+    "zero_gradient": False,
     "epochs": 11,
     "optimizer": "sgd",
     "lr": 1.0,
@@ -224,6 +390,15 @@ def test_weights_in_a_file_count_by_their_content(tmp_path):
     assert len(keys) == 2
 
 
+@pytest.mark.parametrize("name", ["small", "small_xception"])
+def test_the_shipped_weights_of_both_students_count_by_their_content(name, tmp_path, monkeypatch):
+    plan, keys = recipe("baseline_mc"), {key(recipe("baseline_mc"))}
+    save_backbone(build_model(name), tmp_path / "other.safetensors")
+    monkeypatch.setitem(DRAWN, name, tmp_path / "other.safetensors")
+    assert plan.peer == "small_xception" and key(plan) not in keys
+    assert key(replace(plan, peer=None, class_mutual=0.0)) != key(plan)
+
+
 def test_the_precision_is_in_the_key(monkeypatch):
     """REIDNB_FP32 changes every number."""
     keys = set()
@@ -261,6 +436,17 @@ def test_code_counts_comments_do_not(tmp_path, monkeypatch):
         "models/__init__.py",
     ):
         assert after(file, lambda text: text + "\nx = 1\n") != code, file
+
+
+def other_code():
+    """Stands in for a function that was changed."""
+
+
+@pytest.mark.parametrize("name", ["_make", "_model", "_reranked", "_by_stripes"])
+def test_the_code_that_scores_counts(name, monkeypatch):
+    code = experiments._code.__wrapped__()
+    monkeypatch.setattr(experiments, name, other_code)
+    assert experiments._code.__wrapped__() != code
 
 
 # ---- accidents ------------------------------------------------------------------------------------------------------
@@ -374,6 +560,11 @@ def test_two_processes_make_one_run_once(elsewhere):
         ({"misalignment": 3.0}, ValueError, "misalignment=3.0"),
         ({"model": "resnet34"}, ValueError, "resnet34"),
         ({"weights": "nowhere.safetensors"}, FileNotFoundError, "nowhere.safetensors"),
+        ({"recipe": "hplf", "parts": 0}, ValueError, "local features need stripes; parts is 0"),
+        ({"recipe": "aligned_mm", "peer": None}, ValueError, "mutual learning needs a second student"),
+        ({"recipe": "baseline_mc", "peer": "resnet34"}, ValueError, "peer must be one of .*'resnet34'"),
+        ({"recipe": "baseline_mc", "peer": "resnet18"}, ValueError, "small backbones, not to resnet18"),
+        ({"recipe": "baseline_mc", "weights": "imagenet"}, ValueError, "no ImageNet weights"),
     ],
 )
 def test_refused_before_any_work(arguments, error, says, cache, monkeypatch):
@@ -398,6 +589,32 @@ def test_every_recipe_has_every_profile(name, profile):
     assert plan.name == name
     if name.endswith("_scratch"):
         assert plan.weights is None
+
+
+PAPER = "under `paper` the model is a resnet50 and the weights are ImageNet's; the Xception forms and peers stay behind"
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [*[p for p in PROFILES if p != "paper"], pytest.param("paper", marks=pytest.mark.xfail(reason=PAPER, strict=True))],
+)
+def test_every_recipe_has_weights_to_start_from(profile):
+    """In every profile, for both students; and what is named after the Xception form is trained in it."""
+    for name in RECIPES:
+        plan = recipe(name, profile)
+        for model in {plan.model, plan.peer} - {None, "colour_histogram"}:
+            check_weights(model, plan.weights)
+        assert name.endswith("_x") == plan.model.endswith("_xception"), name
+
+
+def test_every_variation_changes_something_that_can_be_changed():
+    """A field of its recipe to another value, or a dial of the world."""
+    names = {f.name for f in fields(Recipe)}
+    for name, changes in VARIATIONS:
+        plan = recipe(name, **{k: v for k, v in changes.items() if k in names})
+        assert all(getattr(RECIPES[name], k) != v for k, v in changes.items() if k in names), (name, changes)
+        assert plan != RECIPES[name] or set(changes) == {"misalignment"}, (name, changes)
+    assert len({(name, str(sorted(changes.items()))) for name, changes in VARIATIONS}) == len(VARIATIONS), "each once"
 
 
 def test_from_scratch_by_a_change_has_the_schedule_for_it():

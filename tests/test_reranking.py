@@ -1,6 +1,8 @@
 """Re-ranking against a slow oracle: the paper's sets as Python sets, its vectors as dense rows."""
 
+import functools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,8 +12,8 @@ from hypothesis import strategies as st
 
 from reidnb.evaluation import rerank
 
-# Float32 sums of at most a few hundred weights, and distances rounded to 24 bits: errors are a few 1e-7, measured
-# up to 6e-7.  A wrong neighbour moves a distance by 1e-3 and more.
+# Float32 sums of at most a few hundred weights, and distances rounded to 24 bits: errors are a few 1e-7,
+# measured up to 6e-7.  A wrong neighbour moves a distance by 1e-3 and more.
 CLOSE = {"rtol": 0, "atol": 3e-6}
 
 
@@ -27,6 +29,7 @@ def slow_rerank(query, gallery, k1=20, k2=6, lambda_value=0.3):
     distances = np.divide(squared, largest, out=np.zeros_like(squared), where=largest > 0)
     order = [sorted(range(n), key=lambda j: (j != i, squared[i, j], j)) for i in range(n)]  # itself first
 
+    @functools.cache
     def reciprocal(i, k):
         return {j for j in order[i][: k + 1] if i in order[j][: k + 1]}
 
@@ -64,7 +67,7 @@ def people(seed=0, queries=12, gallery=61, dimensions=8, each=9, spread=0.7):
 
 
 def signs(seed, queries, gallery, dimensions=4):
-    """Features of -1 and 1: many duplicates and equal distances.  With 4 or 16 values even lengths are exact."""
+    """Features of -1 and 1: many duplicates and ties.  With 4 or 16 values even lengths are exact."""
     rng = np.random.default_rng(seed)
     features = rng.choice([-1, 1], (queries + gallery, dimensions)).astype(np.float32)
     return features[:queries], features[queries:]
@@ -226,6 +229,18 @@ def test_strangers_share_nothing():
     assert (
         jaccard[0, :7].max() < 0.01 and jaccard[1, 7:].max() < 0.01
     )  # squared distances there: 1e-3 of the largest
+
+
+def test_trap_26_no_matrix_of_all_by_all():
+    """numpy's memory at its highest, for 3000 images: half a float32 matrix of them would be 18 MB."""
+    rng = np.random.default_rng(11)
+    query, gallery = rng.normal(size=(40, 4)), rng.normal(size=(2960, 4))
+    rerank(query, gallery[:100])  # whatever is imported or kept on first use
+    tracemalloc.start()
+    rerank(query, gallery)
+    highest = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert highest < 18e6
 
 
 def test_it_helps():

@@ -124,7 +124,7 @@ def test_the_papers_file_is_sound():
         assert {"id", "statement", "source", "metric", "method", "on"} <= set(claim), claim
         assert ("baseline" in claim) != ("below" in claim), claim["id"]
         for metric in ("metric", "method_metric", "baseline_metric"):
-            assert claim.get(metric, "mAP") in tables.SCORES + tables.PAIRS, claim["id"]
+            assert claim.get(metric, "mAP") in tables.SCORES + tables.ALSO + tables.PAIRS, claim["id"]
         for dataset, profile in claim["on"]:
             assert profile in set(PROFILES) - {"quick"} and isinstance(dataset, str), claim["id"]
 
@@ -240,6 +240,23 @@ def test_what_a_change_did_to_each_of_two():
     line = verdict(pd.concat([clean, noisy], ignore_index=True), claim)
     assert line.gain == pytest.approx(-6) and line.verdict == "holds" and line.seeds == 3
     assert verdict(clean, claim).verdict == "not run"
+
+
+def test_nearly_as_good_is_a_claim_too():
+    """Two points worse is within a slack of three, and not within one."""
+    table = runs([0.58, 0.59, 0.60], [0.60, 0.61, 0.62])
+    assert verdict(table, CLAIM | {"slack": 3.0}).verdict == "holds"
+    assert verdict(table, CLAIM | {"slack": 1.0}).verdict == "does not hold"
+    assert verdict(table, CLAIM | {"slack": 3.0}).gain == pytest.approx(-2), "the gain itself is shown as it is"
+
+
+def test_scores_that_older_runs_did_not_keep():
+    """A row of before re-ranking was kept has no such score: it is left out, neither zero nor an error."""
+    table = pd.concat([runs([0.6]), runs([0.0, 0.7]).iloc[1:].assign(rerank_mAP=0.8)], ignore_index=True)
+    assert tables.seed_scores(table, "new", metric="rerank_mAP").tolist() == [80]
+    assert tables.summarise(table)["rerank_mAP"].tolist() == ["80.0"]
+    assert tables.summarise(runs([0.6]))["rerank_mAP"].tolist() == [""]
+    assert not len(tables.seed_scores(runs([0.6]), "new", metric="local_mAP"))
 
 
 def test_seed_scores():

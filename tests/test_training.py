@@ -1,6 +1,7 @@
 """The training loop on people who are one colour each: it learns, it resumes, it stops when it must."""
 
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -12,13 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from reidnb import training
-from reidnb.batches import Augmentation
+from reidnb.alignment import shortest_path, stripe_costs
+from reidnb.batches import Augmentation, make_batch
 from reidnb.evaluation import evaluate_features
-from reidnb.models import build_model
-from reidnb.recipes import METRICS, Recipe
-from reidnb.training import SIGNS, TrainingDiverged, choose_device, embed, learning_rate, train
+from reidnb.losses import (
+    class_mutual_loss,
+    metric_mutual_loss,
+    trihard_loss,
+)
+from reidnb.models import Output, Students, build_model
+from reidnb.recipes import METRICS, Recipe, recipe
+from reidnb.training import SIGNS, TrainingDiverged, choose_device, embed, learning_rate, loss_terms, train
 
 HOUSE = Path(__file__).resolve().parents[1]
 PEOPLE, EACH = 12, 12
@@ -47,9 +55,14 @@ def coloured_people(seed=0, people=PEOPLE, each=EACH):
     return images.clip(0, 255).astype(np.uint8), labels
 
 
-def toy_model(seed=0, verify=False):
+def toy_model(seed=0, **parts):
     torch.manual_seed(seed)
-    return build_model("small", classes=PEOPLE, verify=verify)
+    return build_model("small", classes=PEOPLE, **parts)
+
+
+def toy_students(seed=0, **parts):
+    torch.manual_seed(seed)
+    return Students(*(build_model(name, PEOPLE, **parts) for name in ("small", "small_xception")))
 
 
 def losses(history):
@@ -184,6 +197,236 @@ def test_norms_and_biases_carry_no_weight_decay():
     assert len(weights["params"] + others["params"]) == sum(p.requires_grad for p in model.parameters())
 
 
+# ---- the terms of a loss, on eight images of three people ------------------------------------------------------------
+
+LABELS = torch.tensor([4, 4, 4, 0, 0, 2, 2, 2])
+STRIPES, CLASSES = 4, 5
+
+
+def tiny_output(seed, peer=None):
+    """What a model might say of them: people far enough from each other that not every triplet costs something."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    features, local = draw(8, 6) + 1.2 * F.one_hot(LABELS, 6), draw(8, STRIPES, 3) + F.one_hot(LABELS // 2, 3)[:, None]
+    logits, part_logits = 2 * draw(8, CLASSES), 2 * draw(8, STRIPES, CLASSES)
+    leaves = [x.requires_grad_() for x in (features, logits, F.normalize(local, dim=2), part_logits)]
+    features, logits, local, part_logits = leaves
+    return Output(features, features, logits, None, local=local, part_logits=part_logits, peer=peer)
+
+
+def apart(output):
+    return [[math.dist(x, y) for y in output.features.tolist()] for x in output.features.tolist()]
+
+
+def rigid(output):
+    """Stripe i against stripe i."""
+    rows = output.local.tolist()
+    return [[sum(math.tanh(math.dist(f, g) / 2) for f, g in zip(x, y)) for y in rows] for x in rows]
+
+
+def aligned(output):
+    """The readable form of the package's shortest path, pair by pair."""
+    return [[shortest_path(stripe_costs(x, y))[0] for y in output.local] for x in output.local]
+
+
+def plus(one, other):
+    return [[x + y for x, y in zip(*rows)] for rows in zip(one, other)]
+
+
+def hardest(d):
+    """Each anchor's farthest positive and nearest negative."""
+    people, every = LABELS.tolist(), range(len(LABELS))
+    return [
+        (
+            max((p for p in every if p != a and people[p] == people[a]), key=lambda p: d[a][p]),
+            min((n for n in every if people[n] != people[a]), key=lambda n: d[a][n]),
+        )
+        for a in every
+    ]
+
+
+def mean_hinge(d, triplets, margin=0.3):
+    return sum(max(0.0, d[a][p] - d[a][n] + margin) for a, (p, n) in enumerate(triplets)) / len(triplets)
+
+
+def smoothed(logits, labels, smoothing=0.1):
+    """Mean over the rows of -sum target log p."""
+    costs = []
+    for row, label in zip(logits.detach().double(), labels.tolist(), strict=True):
+        target = [smoothing / len(row) + (1 - smoothing) * (c == label) for c in range(len(row))]
+        costs.append(-sum(t * float(x) for t, x in zip(target, row - row.logsumexp(0))))
+    return sum(costs) / len(costs)
+
+
+def kl(q_logits, p_logits):
+    q, p = (logits.detach().double().log_softmax(1) for logits in (q_logits, p_logits))
+    return float((q.exp() * (q - p)).sum(1).mean())
+
+
+def check(output, plan, expected):
+    """Distances of length 1 to 5 in float32, whose product form keeps about four digits and a half of them."""
+    terms = loss_terms(output, LABELS, plan)
+    assert {name: float(value) for name, value in terms.items()} == pytest.approx(expected, rel=1e-4)
+    assert min(expected.values()) > 0.005, "a term that is 0 tells nothing"
+    return terms
+
+
+@pytest.mark.parametrize("name, distances", [("hplf", rigid), ("aligned", aligned)])
+def test_the_terms_of_stripes(name, distances):
+    """Triplets chosen by the global distance, judged by both; the weights are the recipe's."""
+    output, chosen = tiny_output(1), hardest(apart(tiny_output(1)))
+    expected = {
+        "identity": smoothed(output.logits, LABELS),
+        "trihard": mean_hinge(apart(output), chosen),
+        "local": 0.3 * mean_hinge(distances(output), chosen),
+    }
+    check(output, recipe(name), expected)
+    weights = {"identity_weight": 0.5, "metric_weight": 2.0, "local_weight": 0.7, "margin": 0.6, "local_margin": 0.9}
+    expected = {
+        "identity": 0.5 * smoothed(output.logits, LABELS),
+        "trihard": 2.0 * mean_hinge(apart(output), chosen, 0.6),
+        "local": 0.7 * mean_hinge(distances(output), chosen, 0.9),
+    }
+    check(output, recipe(name, **weights), expected)
+    assert mean_hinge(rigid(output), chosen) != pytest.approx(mean_hinge(aligned(output), chosen), rel=0.1)
+
+
+def test_by_the_global_distance_it_is_trihard():
+    terms = loss_terms(tiny_output(1), LABELS, recipe("aligned"))
+    torch.testing.assert_close(terms["trihard"], trihard_loss(tiny_output(1).features, LABELS, 0.3))
+
+
+@pytest.mark.parametrize("mining", ["global", "local", "both"])
+def test_mining_chooses_by_the_distance_it_names(mining):
+    output = tiny_output(3)
+    by = {"global": apart(output), "local": aligned(output), "both": plus(apart(output), aligned(output))}
+    chosen = {name: hardest(d) for name, d in by.items()}
+    costs = [(mean_hinge(apart(output), c), mean_hinge(aligned(output), c)) for c in chosen.values()]
+    for i in range(3):
+        assert costs[i] != pytest.approx(costs[i - 1], rel=1e-3), "the three choose otherwise: the test can tell"
+    expected = {
+        "identity": smoothed(output.logits, LABELS),
+        "trihard": mean_hinge(apart(output), chosen[mining]),
+        "local": 0.3 * mean_hinge(aligned(output), chosen[mining]),
+    }
+    check(output, recipe("aligned", mining=mining), expected)
+
+
+def test_pcb_asks_every_stripe_who_it_is():
+    """Its mean is over images and stripes, and nothing else is asked."""
+    output = tiny_output(4)
+    each = [smoothed(output.part_logits[:, part], LABELS) for part in range(STRIPES)]
+    check(output, recipe("pcb"), {"parts": sum(each) / STRIPES})
+    check(output, recipe("pcb", part_weight=0.5), {"parts": 0.5 * sum(each) / STRIPES})
+
+
+MUTUAL = [("baseline_mc", None), ("baseline_mm", None), ("aligned_mc", aligned), ("aligned_mm", aligned)]
+
+
+@pytest.mark.parametrize("name, distances", MUTUAL)
+def test_the_terms_of_two_students(name, distances):
+    """Every term of a student alone is the sum of both students'; KL goes both ways, distances are drawn together."""
+    plan, students = recipe(name), [tiny_output(5), tiny_output(6)]
+    expected = {
+        "identity": sum(smoothed(s.logits, LABELS) for s in students),
+        "trihard": sum(mean_hinge(apart(s), hardest(apart(s))) for s in students),
+    }
+    if distances:
+        expected["local"] = 0.3 * sum(mean_hinge(distances(s), hardest(apart(s))) for s in students)
+    one, other = students
+    expected["class_mutual"] = kl(one.logits, other.logits) + kl(other.logits, one.logits)
+    if plan.metric_mutual:
+        squares = [(x - y) ** 2 for rows in zip(apart(one), apart(other)) for x, y in zip(*rows)]
+        expected["metric_mutual"] = 0.1 * 2 * sum(squares) / 8**2
+    check(one._replace(peer=other), plan, expected)
+
+
+def test_the_sum_of_both_students_is_that_of_each_alone():
+    """Also of the stripes' classifiers and of plain metric losses, which no recipe joins with a peer yet."""
+    plan = recipe("pcb", identity_weight=1.0, metric="quadruplet", peer="small", class_mutual=0.5)
+    one, other = tiny_output(5), tiny_output(6)
+    terms = check(
+        one._replace(peer=other),
+        plan,
+        {
+            name: float(value + loss_terms(other, LABELS, plan)[name])
+            for name, value in loss_terms(one, LABELS, plan).items()
+        }
+        | {"class_mutual": 0.5 * (kl(one.logits, other.logits) + kl(other.logits, one.logits))},
+    )
+    assert set(terms) == {"identity", "parts", "quadruplet", "class_mutual"}
+
+
+@pytest.mark.parametrize("zero_gradient", [True, False])
+def test_each_student_learns_its_own_terms_and_what_the_other_says(zero_gradient):
+    """A student's gradient: its own terms', KL(other || own), and half or all of a pull on its distances."""
+    plan = recipe("aligned_mm", zero_gradient=zero_gradient)
+    one, other = tiny_output(5), tiny_output(6)
+    sum(loss_terms(one._replace(peer=other), LABELS, plan).values()).backward()
+    for own, peer, seed in ((one, other, 5), (other, one, 6)):
+        alone = tiny_output(seed)
+        loss = sum(loss_terms(alone, LABELS, replace(plan, peer=None, class_mutual=0, metric_mutual=0)).values())
+        loss = loss + class_mutual_loss(alone.logits, peer.logits)
+        pull = 0.1 * metric_mutual_loss(alone.features, peer.features.detach())
+        (loss + pull * (1 if zero_gradient else 2)).backward()
+        for name in ("features", "logits", "local"):
+            ours, expected = getattr(own, name).grad, getattr(alone, name).grad
+            assert expected.abs().max() > 1e-3
+            torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)  # float32, summed in another order
+
+
+MUTUAL_ALONE = {"identity_weight": 0.0, "metric": None, "peer": "small_xception"}
+
+
+@pytest.mark.parametrize(
+    "changes, terms",
+    [
+        (MUTUAL_ALONE | {"class_mutual": 1.0}, {"class_mutual"}),
+        (MUTUAL_ALONE | {"metric_mutual": 1.0}, {"metric_mutual"}),
+        (
+            {"parts": 4, "local": "aligned", "peer": "small_xception", "class_mutual": 1.0, "metric_mutual": 0.1},
+            {"identity", "trihard", "local", "class_mutual", "metric_mutual"},
+        ),
+    ],
+    ids=["classes", "distances", "all"],
+)
+def test_two_students_both_move(changes, terms):
+    """A step of the whole loop, also where one learns from nothing but the other."""
+    images, labels = coloured_people(each=2)
+    plan = replace(TOY, p=12, k=2, epochs=1, warmup=0.0, **changes)
+    students, start = (toy_students(parts=plan.parts) for _ in range(2))
+    (line,) = train(students, images, labels, plan, device="cpu")
+    assert terms < set(line) and line["loss"] == pytest.approx(sum(line[term] for term in terms), rel=1e-4)
+    for student, before in ((students.first, start.first), (students.second, start.second)):
+        kept = dict(before.named_parameters())
+        moved = {name for name, value in student.named_parameters() if not torch.equal(value, kept[name])}
+        assert "backbone.stem.0.weight" in moved
+        assert ("classifier.weight" in moved) == ("metric_mutual" not in terms or len(terms) > 1)
+        assert ("stripes.reduce.weight" in moved) == ("local" in terms)
+
+
+@pytest.mark.parametrize(
+    "changes, terms",
+    [
+        ({"parts": 4, "local": "rigid"}, {"identity", "trihard", "local"}),
+        ({"metric": None, "identity_weight": 0.0, "parts": 4, "part_weight": 1.0, "compare": "local"}, {"parts"}),
+    ],
+    ids=["rigid", "pcb"],
+)
+def test_stripes_learn(changes, terms):
+    """Every term falls, and what has a part in it moves."""
+    images, labels = coloured_people(each=8)
+    plan = replace(TOY, epochs=3, **changes)
+    model, start = (toy_model(parts=4, part_classes=plan.part_weight > 0) for _ in range(2))
+    history = train(model, images, labels, plan, device="cpu")
+    assert terms < set(history[0]) and all(history[-1][term] < 0.9 * history[0][term] for term in terms)
+    for name in ("reduce.weight", *(["classifiers"] if plan.part_weight else [])):
+        assert not torch.equal(model.stripes.get_parameter(name), start.stripes.get_parameter(name))
+
+
 # ---- features -------------------------------------------------------------------------------------------------------
 
 
@@ -201,6 +444,32 @@ def test_embed(unbroken):
     torch.testing.assert_close(mirrored, features, rtol=0, atol=0.01)
     one_sided, mirrored = (embed(model, i, "cpu", flip=False) for i in (images, images[..., ::-1].copy()))
     assert (one_sided - mirrored).abs().max() > 0.02, "without flip a picture is not its mirror image"
+
+
+def test_several_outputs_at_once_are_those_one_by_one():
+    """In the order of the names; stripes too have unit length, also after the mirror image was added."""
+    images, _ = coloured_people(seed=2, people=5, each=1)
+    model, names = toy_model(parts=4), ("local", "features", "embedding")
+    together = embed(model, images, "cpu", batch=3, compare=names)
+    assert isinstance(together, list) and len(together) == 3
+    for name, found in zip(names, together):
+        alone = embed(model, images, "cpu", batch=3, compare=name)
+        torch.testing.assert_close(found, alone, rtol=0, atol=1e-6)  # the same sums twice
+        torch.testing.assert_close(found.norm(dim=-1), torch.ones(found.shape[:-1]), rtol=0, atol=1e-6)  # float32's
+    assert together[0].shape == (5, 4, 128) and together[0].dtype == torch.float32
+    assert isinstance(embed(model, images, "cpu", compare=("local",)), list)
+
+
+def test_stripes_and_their_mirror_images_are_averaged():
+    """Each stripe by itself."""
+    images, _ = coloured_people(seed=2, people=5, each=1)
+    model = toy_model(parts=4).eval()
+    found = embed(model, images, "cpu", compare="local")
+    with torch.inference_mode(), training.autocast(torch.device("cpu")):
+        views = [model(make_batch(pixels, np.arange(5))).local for pixels in (images, images[..., ::-1].copy())]
+    expected = (views[0] + views[1]) / (views[0] + views[1]).norm(dim=2, keepdim=True)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert (found - views[0]).abs().max() > 1e-3, "one view is something else"
 
 
 # ---- killed and resumed ---------------------------------------------------------------------------------------------
@@ -378,6 +647,18 @@ def test_one_line_an_epoch_where_nobody_watches(caplog, capfd):
         ({"label_noise": 1.0}, "label_noise must be a share"),
         ({"compare": "map"}, "compare must be one of"),
         ({"warmup": 5.0}, "warm-up of 5.0 epochs leaves nothing of 5"),
+        ({"local": "warped", "parts": 8}, "local must be one of .*'rigid', 'aligned'.* got 'warped'"),
+        ({"mining": "hard"}, "mining must be one of .*'global', 'local', 'both'.* got 'hard'"),
+        ({"peer": "resnet34"}, "peer must be one of .*'small_xception'.* got 'resnet34'"),
+        ({"local": "rigid", "parts": 8, "metric": "triplet"}, "go with TriHard and a margin, got 'triplet'"),
+        ({"local": "rigid", "parts": 8, "metric": None}, "go with TriHard and a margin, got None"),
+        ({"local": "aligned", "parts": 8, "margin": None}, "local distances go with TriHard and a margin"),
+        ({"local": "rigid"}, "local features need stripes; parts is 0, 8 is usual"),
+        ({"local": "aligned", "parts": -1}, "local features need stripes; parts is -1"),
+        ({"part_weight": 1.0}, "local features need stripes"),
+        ({"compare": "local"}, "local features need stripes"),
+        ({"class_mutual": 1.0}, "mutual learning needs a second student; peer is None"),
+        ({"metric_mutual": 0.1}, "mutual learning needs a second student"),
     ],
 )
 def test_a_recipe_refuses(changes, says):

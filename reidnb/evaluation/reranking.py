@@ -102,11 +102,10 @@ def _neighbours(features, queries, keep, block):
 
 
 def _keep_nearest(images, squared, distances, first):
-    """Merge distances (R, M) to images first, first + 1, ... into each row's nearest; of equals the first stay."""
+    """Merge distances (R, M) to images first, ... into each row's nearest; the first of equals stay."""
     keep, limit = squared.shape[1], squared[:, -1:]
-    if (
-        limit.size and limit[0] == np.inf and keep < distances.shape[1]
-    ):  # too few kept yet: the new ones set a limit
+    # Too few kept yet: the new ones set a limit themselves, which spares sorting all of them.
+    if limit.size and limit[0] == np.inf and keep < distances.shape[1]:
         limit = np.nextafter(np.partition(distances, keep - 1, 1)[:, keep - 1 : keep], np.float32(np.inf))
     i, j = np.divmod(np.flatnonzero(distances < limit), distances.shape[1])
     counts = np.bincount(i, minlength=len(images))

@@ -67,20 +67,22 @@ def aligned_pair(ax, a, b, costs, path):
     """Two pictures and a line for each step of the path between their stripes (AlignedReID, figure 5).
 
     costs (H, W) as `alignment.stripe_costs` gives them, path as `alignment.shortest_path` does. A line is the thicker
-    the more the loss listens to it, 1 - cost^2, the slope of eq. 1: a poor match is thin, it only leads to the next.
+    the more the loss listens to it: by 1 - cost^2, the slope of eq. 1, from the matrix's flattest to its steepest.
     """
     height, width, right = _side_by_side(ax, a, b, gap=1.0)
-    ys = [(np.arange(n) + 0.5) * height / n for n in np.shape(costs)]
+    slopes = 1 - np.asarray(costs, float) ** 2
+    weights = (slopes - slopes.min()) / max(np.ptp(slopes), 1e-9)
+    left_y, right_y = ((np.arange(n) + 0.5) * height / n for n in slopes.shape)
     for i, j in path:
-        weight = 1 - float(costs[i][j]) ** 2
+        weight = weights[i, j]
         ax.plot(
             [width, right],
-            [ys[0][i], ys[1][j]],
+            [left_y[i], right_y[j]],
             color=BLUE,
-            linewidth=0.4 + 4 * weight**2,
+            linewidth=0.3 + 4 * weight,
             alpha=0.3 + 0.6 * weight,
         )
-    for n, x in zip(np.shape(costs), (0, right)):
+    for n, x in zip(slopes.shape, (0, right)):
         for edge in np.linspace(0, height, n + 1)[1:-1]:
             ax.plot([x, x + width], [edge, edge], color="white", linewidth=0.6)
 

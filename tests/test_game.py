@@ -1,0 +1,73 @@
+"""The human performance game: the rules, and a page that can be played."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from reidnb.game import Game, make_round, play
+
+
+@pytest.fixture
+def world():
+    """One query of person 1 in camera 0; a gallery of 30: junk, the query's own camera, distractors, and strangers."""
+    rng = np.random.default_rng(0)
+    pids, camids = np.r_[-1, 1, 0, np.full(24, 2), 1, 1, 3], np.r_[1, 0, 1, np.full(24, 1), 1, 2, 1]
+    images = rng.integers(0, 256, (30, 3, 8, 4), dtype=np.uint8)
+    query = SimpleNamespace(pids=np.array([1]), camids=np.array([0]), images=images[:1])
+    gallery = SimpleNamespace(pids=pids, camids=camids, images=images)
+    return query, gallery, np.arange(30, dtype=float)  # distances: junk and the own camera nearest
+
+
+def test_a_round_puts_the_truth_in_and_leaves_out_what_the_protocol_ignores(world):
+    query, gallery, distances = world
+    turn = make_round(distances, query, gallery, 0, np.random.default_rng(0))
+    assert len(turn.candidates) == len(set(turn.candidates)) == 10
+    assert 0 not in turn.candidates and 1 not in turn.candidates, "junk and the own camera"
+    assert turn.candidates[turn.right].tolist() == [27], "the nearest right one took the place of the tenth"
+    assert 11 not in turn.candidates and set(range(2, 11)) < set(turn.candidates)
+    assert turn.candidates[turn.networks] == 2
+
+
+def test_a_right_one_among_the_nearest_stays_where_it_is(world):
+    query, gallery, distances = world
+    turn = make_round(30 - distances, query, gallery, 0, np.random.default_rng(0))
+    assert set(turn.candidates) == set(range(20, 30)) and set(turn.candidates[turn.right]) == {27, 28}
+    assert turn.candidates[turn.networks] == 29, "a stranger lies nearest"
+
+
+def test_the_order_shown_tells_nothing(world):
+    query, gallery, distances = world
+    places = [make_round(distances, query, gallery, 0, np.random.default_rng(i)).networks for i in range(200)]
+    assert np.bincount(places, minlength=10).min() > 5  # 20 expected; 5 or fewer has a chance below 1e-4 a place
+
+
+def test_a_query_without_an_answer_is_refused(world):
+    query, gallery, distances = world
+    gallery.pids[27:29] = 5
+    with pytest.raises(ValueError, match="query 0 has no right image"):
+        make_round(distances, query, gallery, 0, np.random.default_rng(0))
+
+
+def test_the_score(world):
+    query, gallery, distances = world
+    game = Game([make_round(d, query, gallery, 0, np.random.default_rng(0)) for d in (distances, 30 - distances)])
+    assert np.isnan(game.score()).all() and not game.done
+    assert game.answer(int(np.argmax(game.rounds[0].right))) and game.score() == (1.0, 0.0)
+    assert not game.answer(int(np.argmin(game.rounds[1].right))) and game.score() == (0.5, 0.0)
+    assert game.done and not game.answer(0) and len(game.answers) == 2, "after the last round nothing counts"
+
+
+def test_the_page_can_be_played(world):
+    query, gallery, distances = world
+    game = Game([make_round(distances, query, gallery, 0, np.random.default_rng(i)) for i in range(2)])
+    page = play(game, query, gallery)
+    (person, _, candidates), said = page.children[0].children, page.children[1]
+    first = [bytes(box.children[0].value) for box in candidates.children]
+    assert bytes(person.value).startswith(b"\x89PNG") and len(first) == 10 and "Who is" in said.value
+    candidates.children[int(np.argmax(game.rounds[0].right))].children[1].click()
+    assert "Right!" in said.value and "1 of 2" in said.value and "you 100%" in said.value
+    assert [bytes(box.children[0].value) for box in candidates.children] != first, "the next round is shown"
+    candidates.children[int(np.argmin(game.rounds[1].right))].children[1].click()
+    assert "Somebody else." in said.value and "you 50%" in said.value
+    assert all(box.children[1].disabled for box in candidates.children)

@@ -282,13 +282,15 @@ def test_duplicates_and_near_duplicates(distances, rows):
 
 
 @BOTH
-def test_near_duplicates_among_images_of_other_lengths(distances):
-    """Two pairs far out that differ by 1, among short ones: what is near depends on the lengths of each pair."""
-    x = images(6, 3)
-    x[2:4] += 300 * images(1, 3, seed=1)
-    x[4:6] -= 300 * images(1, 3, seed=1)
-    found = distances(x.float(), x.float())
-    np.testing.assert_allclose(found, PLAIN[distances](x.float().double(), x.float().double()), **FLOAT32)
+def test_distances_keep_their_digits(distances):
+    """Where products cancel: two pairs far out among images near the origin, and all images in one corner."""
+    far = images(6, 3)
+    far[2:4] += 300 * images(1, 3, seed=1)  # within a pair they differ by no more than others
+    far[4:6] -= 300 * images(1, 3, seed=1)
+    corner = 0.1 * images(6, 3, dimensions=64) + 3
+    for x in (far.float(), corner.float()):
+        exact = PLAIN[distances](x.double(), x.double())
+        np.testing.assert_allclose(distances(x, x), exact, atol=2e-6, rtol=0)  # five costs, each right to 1e-7
 
 
 def test_gradient_between_near_duplicates_is_their_direction(rows, monkeypatch):

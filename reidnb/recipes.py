@@ -45,7 +45,7 @@ class Recipe:
     local: str | None = None  # distance between two pictures' stripes: "rigid" or "aligned"; TriHard acts on it
     local_weight: float = 0.3
     local_margin: float = 0.3
-    mining: str = "global"  # the distance that chooses the triplets: "global", "local" or "both", their sum
+    mining: str = "global"  # what chooses the triplets: "global", "local", "both" (their sum); "each" for itself
     part_weight: float = 0.0  # of the cross-entropy of a classifier for each stripe (PCB)
     # mutual learning
     peer: str | None = None  # the other student: one of reidnb.models.MODELS
@@ -72,7 +72,7 @@ class Recipe:
             "metric": (None, *METRICS),
             "compare": ("embedding", "features", "local"),
             "local": (None, "rigid", "aligned"),
-            "mining": ("global", "local", "both"),
+            "mining": ("global", "local", "both", "each"),
             "peer": (None, *MODELS),
         }
         for name, values in allowed.items():
@@ -154,7 +154,8 @@ VARIATIONS = (
     *(("trihard", shape) for shape in ({"p": 4}, {"p": 8}, {"p": 32}, {"p": 32, "k": 2}, {"p": 8, "k": 8})),
     *(("trihard", {"margin": margin}) for margin in (0.1, 1.0, None)),
     ("trihard", {"epochs": 32, "lr": 1e-3}),
-    # notebook 03: how many stripes
+    # notebook 03: HPLF's own mining, how many stripes
+    ("hplf", {"mining": "each"}),
     *((name, {"parts": parts}) for name in ("hplf", "pcb") for parts in (2, 4)),
     # notebooks 03 and 06: the dial
     *((name, {"misalignment": dial}) for name in ("baseline", "hplf", "aligned") for dial in (0.0, 2.0)),

@@ -92,13 +92,15 @@ def loss_terms(output, labels, recipe):
 
 
 def metric_terms(output, labels, recipe):
-    """TriHard on the global and on the local distance, by one choice of triplets (AlignedReID, section 3.1)."""
+    """TriHard on the global and on the local distance, by one choice of triplets (AlignedReID, section 3.1) or, mined
+    by "each", by one for each distance (HPLF, section 2.1)."""
     apart = losses.pairwise_distances(output.features)
     local = LOCAL_DISTANCES[recipe.local](output.local, output.local)
-    triplets = losses.hardest_triplets({"global": apart, "local": local, "both": apart + local}[recipe.mining], labels)
+    by = {"global": (apart, apart), "local": (local, local), "both": (apart + local,) * 2, "each": (apart, local)}
+    for_global, for_local = (losses.hardest_triplets(distances, labels) for distances in by[recipe.mining])
     return {
-        "trihard": recipe.metric_weight * losses.mined_loss(apart, triplets, recipe.margin),
-        "local": recipe.local_weight * losses.mined_loss(local, triplets, recipe.local_margin),
+        "trihard": recipe.metric_weight * losses.mined_loss(apart, for_global, recipe.margin),
+        "local": recipe.local_weight * losses.mined_loss(local, for_local, recipe.local_margin),
     }
 
 

@@ -315,6 +315,19 @@ def test_mining_chooses_by_the_distance_it_names(mining):
     check(output, recipe("aligned", mining=mining), expected)
 
 
+def test_mining_each_for_itself():
+    """HPLF, section 2.1: two branches, two choices of triplets."""
+    output = tiny_output(3)
+    by_global, by_local = hardest(apart(output)), hardest(rigid(output))
+    assert mean_hinge(rigid(output), by_global) != pytest.approx(mean_hinge(rigid(output), by_local), rel=1e-3)
+    expected = {
+        "identity": smoothed(output.logits, LABELS),
+        "trihard": mean_hinge(apart(output), by_global),
+        "local": 0.3 * mean_hinge(rigid(output), by_local),
+    }
+    check(output, recipe("hplf", mining="each"), expected)
+
+
 def test_pcb_asks_every_stripe_who_it_is():
     """Its mean is over images and stripes, and nothing else is asked."""
     output = tiny_output(4)

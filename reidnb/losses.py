@@ -202,7 +202,7 @@ def hardest_triplets(distances, labels):
     distances (N, N) of any kind; labels (N,). Where `valid` is False an anchor has no triplet.
     """
     same, one_person = _pairs(labels, distances)
-    positives = distances.masked_fill(~same, -torch.inf).argmax(1)
+    positives = distances.masked_fill(~one_person, -torch.inf).argmax(1)  # by stripes nobody is at 0 from himself
     negatives = distances.masked_fill(same, torch.inf).argmin(1)
     return positives, negatives, one_person.any(1) & ~same.all(1)
 

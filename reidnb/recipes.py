@@ -209,10 +209,19 @@ def recipe(name, profile="quick", **changes):
         raise ValueError(f"unknown recipe {name!r}{_near(name, RECIPES)}; there are {', '.join(RECIPES)}")
     if base.model != "colour_histogram":
         scratch = SCRATCH.get(profile, {}) if changes.get("weights", base.weights) is None else {}
-        changes = {**PROFILES[profile], **scratch, **changes}
+        changes = {**_under(profile, base), **scratch, **changes}
     elif profile == "paper":
         changes = {"size": (128, 64), **changes}
     return replace(base, **changes)
+
+
+def _under(profile, base):
+    """What a profile changes in a recipe; its larger model takes the same form, and so does the second student's."""
+    changes = dict(PROFILES[profile])
+    if "model" in changes:
+        forms = {role: getattr(base, role) for role in ("model", "peer") if getattr(base, role)}
+        changes |= {role: changes["model"] + name.removeprefix("small") for role, name in forms.items()}
+    return changes
 
 
 def _near(name, known):

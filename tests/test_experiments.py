@@ -591,13 +591,7 @@ def test_every_recipe_has_every_profile(name, profile):
         assert plan.weights is None
 
 
-PAPER = "under `paper` the model is a resnet50 and the weights are ImageNet's; the Xception forms and peers stay behind"
-
-
-@pytest.mark.parametrize(
-    "profile",
-    [*[p for p in PROFILES if p != "paper"], pytest.param("paper", marks=pytest.mark.xfail(reason=PAPER, strict=True))],
-)
+@pytest.mark.parametrize("profile", PROFILES)
 def test_every_recipe_has_weights_to_start_from(profile):
     """In every profile, for both students; and what is named after the Xception form is trained in it."""
     for name in RECIPES:

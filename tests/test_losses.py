@@ -690,7 +690,6 @@ def test_the_hardest_triplets_are_the_loops(counts, seed):
     assert as_dict(hardest_triplets(d, labels)) == slow_hardest(d.tolist(), labels.tolist())
 
 
-@pytest.mark.xfail(reason="hardest_triplets masks by `same`, not by `one_person`", strict=True)
 def test_nobody_is_his_own_positive():
     """Trap 22: by the aligned distance an image may lie farther from itself than from others of its person.
 

@@ -81,8 +81,9 @@ class Recipe:
         if self.margin is None and self.metric not in (None, "trihard"):
             raise ValueError(f"recipe {self.name}: only TriHard has a soft margin; {self.metric} needs a number")
         if self.local and (self.metric != "trihard" or self.margin is None):
-            raise ValueError(f"recipe {self.name}: local distances go with TriHard and a margin, got {self.metric!r}")
-        if self.parts < 1 and (self.local or self.part_weight or self.compare == "local"):
+            given = f"{self.metric!r} with margin {self.margin}"
+            raise ValueError(f"recipe {self.name}: local distances go with TriHard and a margin, got {given}")
+        if self.parts < 0 or self.parts < 1 and (self.local or self.part_weight or self.compare == "local"):
             raise ValueError(f"recipe {self.name}: local features need stripes; parts is {self.parts!r}, 8 is usual")
         if self.peer is None and (self.class_mutual or self.metric_mutual):
             raise ValueError(f"recipe {self.name}: mutual learning needs a second student; peer is None")

@@ -87,7 +87,9 @@ def loss_terms(output, labels, recipe):
         more = {"quadruplet": [recipe.margin2], "improved_triplet": [recipe.pull]}.get(recipe.metric, [])
         terms[recipe.metric] = recipe.metric_weight * metric_loss(output.features, labels, recipe.margin, *more)
     if output.peer is not None:
-        terms = add_up(terms, loss_terms(output.peer, labels, recipe)) | mutual_terms(output, output.peer, recipe)
+        theirs = loss_terms(output.peer, labels, recipe)
+        terms = {name: value + theirs[name] for name, value in terms.items()}
+        terms |= mutual_terms(output, output.peer, recipe)
     return terms
 
 
@@ -115,10 +117,6 @@ def mutual_terms(output, peer, recipe):
         loss = losses.metric_mutual_loss(output.features, peer.features, recipe.zero_gradient)
         terms["metric_mutual"] = recipe.metric_mutual * loss
     return terms
-
-
-def add_up(terms, more):
-    return {name: value + more[name] for name, value in terms.items()}
 
 
 def vital_signs(output, labels, recipe):

@@ -25,11 +25,11 @@ def stripe_maps(images, maps, stripes):
     figure, axes = plt.subplots(1, 3 * len(images), figsize=(2.35 * len(images), 2.1), squeeze=False)
     for line, image, cells, colour in zip(axes.reshape(-1, 3), images, maps, colours):
         show_person(line[0], image)
-        _cut(line[0], height, parts)
+        _cut(line[0], height, parts, 0, width)
         show_person(line[1], image)
         line[1].imshow(cells, extent=extent, cmap="magma", alpha=0.65)
         line[2].imshow(np.broadcast_to(colour, (parts, 2, 3)), extent=(0, width, height, 0))
-        _cut(line[2], height, parts)
+        _cut(line[2], height, parts, 0, width)
         line[2].set(xticks=[], yticks=[])
         line[2].grid(False)
     for ax, title in zip(axes[0], ("picture", "map", "stripes")):
@@ -55,9 +55,8 @@ def rigid_pairs(pairs, distances, titles):
                 (top + bottom) / 2, cost * reach, thick, middle - cost * reach / 2, color=_shade(cost), zorder=3
             )
             ax.text(middle, (top + bottom) / 2, f"{cost:.2f}", fontsize=7, ha="center", va="center", zorder=4)
-        for edge in edges[1:-1]:
-            ax.plot([0, width], [edge, edge], color="white", linewidth=0.6)
-            ax.plot([right, right + width], [edge, edge], color="white", linewidth=0.6)
+        for x in (0, right):
+            _cut(ax, height, len(costs), x, width)
         ax.set_title(title, fontsize=9)
     figure.tight_layout(pad=0.3, w_pad=0.8)
     return figure
@@ -83,8 +82,7 @@ def aligned_pair(ax, a, b, costs, path):
             alpha=0.3 + 0.6 * weight,
         )
     for n, x in zip(slopes.shape, (0, right)):
-        for edge in np.linspace(0, height, n + 1)[1:-1]:
-            ax.plot([x, x + width], [edge, edge], color="white", linewidth=0.6)
+        _cut(ax, height, n, x, width)
 
 
 def alignments(pairs, costs, paths, titles):
@@ -128,6 +126,6 @@ def _shade(cost):
     return GREEN if cost < 0.35 else GREY if cost < 0.5 else RED
 
 
-def _cut(ax, height, parts):
-    for edge in np.linspace(0, height, parts + 1)[1:-1]:
-        ax.axhline(edge, color="white", linewidth=0.8)
+def _cut(ax, height, parts, left, width):
+    """White lines between the stripes of a picture."""
+    ax.hlines(np.linspace(0, height, parts + 1)[1:-1], left, left + width, color="white", linewidth=0.7)

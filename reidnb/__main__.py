@@ -30,7 +30,7 @@ def parse(arguments):
     arg("--device", default="auto")
     arg("--set", nargs="*", default=[], metavar="NAME=VALUE", help="fields of the recipe or options of the dataset")
 
-    arg = add(tables, "write the tables from the kept runs: runs.csv, summary.md, claims.md, and the README's")
+    arg = add(tables, "write the tables from the kept runs (runs, attributes, claims), and the README's")
     arg(
         "--out", type=Path, default=Path("results"), help="a folder (default: results; only then the README is renewed)"
     )
@@ -69,6 +69,7 @@ def tables(args):
 
     runs = experiments.results()
     write_runs(runs, args.out / "runs.csv")
+    write_runs(experiments.statements(), args.out / "attributes.csv")
     runs = read_runs(args.out / "runs.csv")
     ledger = markdown(show_claims(judge(runs)))
     for name, text in {"results": markdown(summarise(runs)), "claims": ledger}.items():

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 
 from reidnb import __version__, evaluation, tables
 from reidnb.alignment import local_distance_matrix
+from reidnb.attributes import ask
 from reidnb.batches import Augmentation
 from reidnb.datasets import DATASETS, ReIDDataset, open_dataset, relabel
 from reidnb.descriptors import colour_histogram
@@ -33,14 +34,17 @@ from reidnb.files import cache_root, locked, write_aside
 from reidnb.models import Students, build_model, check_weights, weights_fingerprint
 from reidnb.recipes import PROFILES, Recipe
 from reidnb.recipes import recipe as resolve
-from reidnb.training import autocast, choose_device, embed, train
+from reidnb.training import autocast, choose_device, elect, embed, train
 
-__all__ = ["Result", "check_parameters", "claims", "kept_results", "results", "run"]
+__all__ = ["Result", "check_parameters", "claims", "kept_results", "results", "run", "statements"]
 
 log = logging.getLogger("reidnb")
 PACKAGE = Path(__file__).parent
 RESULTS = PACKAGE.parent / "results"
-CODE_THAT_MATTERS = ("batches.py", "losses.py", "alignment.py", "evaluation", "training.py", "descriptors.py", "models")
+CODE_THAT_MATTERS = (
+    *("attributes.py", "batches.py", "losses.py", "alignment.py", "evaluation"),
+    *("training.py", "descriptors.py", "models"),
+)
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,15 @@ class Result:
     """What one run gave.
 
     `scores` are Scores and `also` further ones by name: "multi_query", "rerank" (k-reciprocal), with a local branch
-    "local" and "both" (by the stripes' distance, and by its sum with the global one), and the other student's as
-    "peer". `pairs` are PairScores; `history` holds a dict an epoch; `features.query` (Q, D) and `features.gallery` (G,
-    D) are the embeddings in the dataset's order; `seconds` is the time of training and embedding; `changes` says what
-    was changed in the recipe or the dataset; `about` with which device, versions and commit the run was made.
+    "local" and "both" (by the stripes' distance, and by its sum with the global one), with attributes "attributes"
+    (by what the network says of people's looks), and the other student's as "peer". `pairs` are PairScores; `history`
+    holds a dict an epoch; `features.query` (Q, D) and `features.gallery` (G, D) are the embeddings in the dataset's
+    order; `seconds` is the time of training and embedding; `changes` says what was changed in the recipe or the
+    dataset; `about` with which device, versions and commit the run was made.
+
+    With attributes, `attributes` has the logits of K statements, `query` (Q, K) and `gallery` (G, K), and the outcome
+    of the stripes' vote, `losses` and `votes` (stripes, M) as `training.elect` gives them; `statements` is a list with
+    a dict of scores for each statement, over the gallery.
     """
 
     recipe: Recipe
@@ -68,6 +77,8 @@ class Result:
     about: dict = field(repr=False)
     key: str
     state: dict = field(repr=False)
+    attributes: SimpleNamespace | None = field(default=None, repr=False)
+    statements: list = field(default_factory=list, repr=False)
 
     @property
     def multi_query(self):
@@ -77,7 +88,8 @@ class Result:
         """The trained model (of two students the first), on the CPU and in evaluation mode."""
         if not self.state:
             raise ValueError(f"{self.recipe.name} learns nothing: there is no model")
-        model = _model(replace(self.recipe, weights=None), len(self.state["classifier.weight"]))
+        shares = [line["train_share"] for line in self.statements] or None
+        model = _model(replace(self.recipe, weights=None), len(self.state["classifier.weight"]), shares)
         model.load_state_dict({name: torch.from_numpy(value) for name, value in self.state.items()})
         return model.eval()
 
@@ -92,6 +104,7 @@ class Result:
             "distance_gap": self.pairs.gap,
             "eer": self.pairs.eer,
         }
+        scores |= tables.attribute_means(self.statements)
         for name, found in self.also.items():
             scores |= {f"{name}_mAP": found.mAP, f"{name}_rank1": found.rank1}
         return {
@@ -105,6 +118,13 @@ class Result:
             **self.about,
             "key": self.key,
         }
+
+    def statement_rows(self):
+        """The run's scores, statement by statement, as rows of results/attributes.csv."""
+        run = {"recipe": self.recipe.name, "dataset": self.dataset, "changes": self.changes}
+        run |= {"profile": self.profile, "seed": self.seed}
+        rounded = [{k: round(v, 4) if k != "statement" else v for k, v in line.items()} for line in self.statements]
+        return [run | line for line in rounded]
 
 
 def run(recipe, dataset="synthetic", profile="quick", seed=0, device=None, **changes):
@@ -187,7 +207,10 @@ def _open(dataset, plan, options):
 def _make(plan, data, seed, device, checkpoint):
     """Train, embed, score -> a dict of arrays and, under "about", of what JSON can hold."""
     state, history, peer = {}, [], None
-    outputs = (plan.compare, "local") if plan.local else (plan.compare,)
+    outputs = (plan.compare, *["local"] * bool(plan.local), *["attributes"] * bool(plan.attribute_weight))
+    questions = ask(data, plan.question and (plan.question,)) if plan.attribute_weight else None
+    answers = questions.answers(data.train.attributes) if questions else None
+    asked, statements = {}, []
     if plan.model == "colour_histogram":
 
         def features_of(images):
@@ -196,20 +219,23 @@ def _make(plan, data, seed, device, checkpoint):
     else:
         labels, people = relabel(data.train.pids)
         torch.manual_seed(seed)
-        model = net = _model(plan, len(people))
+        shares = questions.shares if questions else None
+        model = net = _model(plan, len(people), shares)
         if plan.peer:
-            peer = _model(replace(plan, model=plan.peer), len(people))
+            peer = _model(replace(plan, model=plan.peer), len(people), shares)
             net = Students(model, peer)
-        history = train(net, data.train.images, labels, plan, seed, device, checkpoint)
+        history = train(net, data.train.images, labels, plan, seed, device, checkpoint, questions, answers)
+        if questions:
+            asked = dict(zip(("losses", "votes"), elect(model, data.train.images, questions, answers, plan, device)))
         state = {f"state/{name}": value.cpu().numpy() for name, value in model.state_dict().items()}
 
         def features_of(images, model=model):
             found = embed(model, images, device, flip=plan.flip_test, compare=outputs)
             whole = F.normalize(found[0].flatten(1))  # stripes in a row, where they are what is compared
-            return [whole.numpy(), *(local.numpy() for local in found[1:])]
+            return [whole.numpy(), *(more.numpy() for more in found[1:])]
 
     started = time.perf_counter()
-    (query, *local_query), (gallery, *local_gallery) = features_of(data.query.images), features_of(data.gallery.images)
+    (query, *more_query), (gallery, *more_gallery) = features_of(data.query.images), features_of(data.gallery.images)
     seconds = sum(line["seconds"] for line in history) + time.perf_counter() - started
     pool, pool_features = data.gallery, gallery
     if data.multi_query is not None:
@@ -221,7 +247,12 @@ def _make(plan, data, seed, device, checkpoint):
     scores, multi_query = (evaluation.evaluate_features(q, gallery, *ids) for q in (query, many))
     also = {"multi_query": multi_query, "rerank": _reranked(query, gallery, *ids)}
     if plan.local:
-        also |= _by_stripes(plan, query, gallery, *local_query, *local_gallery, *ids)
+        also |= _by_stripes(plan, query, gallery, more_query[0], more_gallery[0], *ids)
+    if questions:
+        said = [model.attributes.answer(torch.from_numpy(logits)) for logits in (more_query[-1], more_gallery[-1])]
+        asked |= dict(zip(("query", "gallery"), (logits.numpy() for logits in said)))
+        also["attributes"] = evaluation.evaluate_features(*(logits.sigmoid().numpy() for logits in said), *ids)
+        statements = _statements(questions, asked["gallery"], data.gallery.attributes, asked["losses"])
     if peer:
         theirs = (features_of(split.images, peer)[0] for split in (data.query, data.gallery))
         also["peer"] = evaluation.evaluate_features(*theirs, *ids)
@@ -229,6 +260,7 @@ def _make(plan, data, seed, device, checkpoint):
         "history": history,
         "seconds": seconds,
         "pairs": asdict(evaluation.verify_features(query, gallery, *ids)),
+        "statements": statements,
         "made": {
             "device": torch.cuda.get_device_name()
             if device.type == "cuda"
@@ -245,14 +277,34 @@ def _make(plan, data, seed, device, checkpoint):
         "about": about,
         "scores": _flat(scores),
         **{f"also/{name}": _flat(found) for name, found in also.items()},
+        **{f"attributes/{name}": values for name, values in asked.items()},
     }
 
 
-def _model(plan, classes):
-    verify, part_classes = plan.verification_weight > 0, plan.part_weight > 0
+def _model(plan, classes, shares=None):
     return build_model(
-        plan.model, classes, plan.weights, plan.last_stride, verify, plan.parts, plan.local_width, part_classes
+        plan.model,
+        classes,
+        plan.weights,
+        plan.last_stride,
+        verify=plan.verification_weight > 0,
+        parts=plan.parts,
+        local_width=plan.local_width,
+        part_classes=plan.part_weight > 0,
+        shares=shares,
+        attribute_parts=plan.attribute_parts,
+        attribute_overlap=plan.attribute_overlap,
     )
+
+
+def _statements(questions, logits, attributes, losses):
+    """How well each statement is recognised, and in which stripe (from 0) at the lowest loss -> a dict a statement, as
+    JSON and results/attributes.csv hold it."""
+    found = asdict(evaluation.attribute_scores(logits, questions.answers(attributes), questions.groups))
+    found |= {"stripe": np.repeat(losses.argmin(0), [group.stop - group.start for group in questions.groups])}
+    shares = questions.shares.tolist()
+    lines = zip(questions.statements, shares, *(values.tolist() for values in found.values()))
+    return [dict(zip(("statement", "train_share", *found), line)) for line in lines]
 
 
 def _reranked(query, gallery, query_pids, gallery_pids, query_camids, gallery_camids):
@@ -296,6 +348,7 @@ def _load(path):
     try:
         with np.load(path) as file:
             arrays = {name: file[name] for name in file.files}
+        asked = {name.removeprefix("attributes/"): a for name, a in arrays.items() if name.startswith("attributes/")}
         about = json.loads(arrays["about"].tobytes())
         return Result(
             recipe=_recipe_from(about["recipe"]),
@@ -307,6 +360,8 @@ def _load(path):
             key=path.stem,
             features=SimpleNamespace(query=arrays["query"], gallery=arrays["gallery"]),
             state={name.removeprefix("state/"): a for name, a in arrays.items() if name.startswith("state/")},
+            attributes=SimpleNamespace(**asked) if asked else None,
+            statements=about.get("statements", []),
         )
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as problem:
         aside = path.with_suffix(".damaged")
@@ -353,7 +408,7 @@ def _code():
                 ):
                     body.pop(0)
             digest.update(ast.dump(tree).encode())
-    for function in (_make, _model, _reranked, _by_stripes):
+    for function in (_make, _model, _reranked, _by_stripes, _statements):
         digest.update(ast.dump(ast.parse(inspect.getsource(function))).encode())
     return digest.hexdigest()
 
@@ -381,6 +436,14 @@ def results(kept=True):
     this machine."""
     runs = tables.read_runs(RESULTS / "runs.csv")
     return tables.merge_runs(runs, [result.row() for result in kept_results()]) if kept else runs
+
+
+def statements(kept=True):
+    """The scores of all runs with attributes, statement by statement, as a DataFrame: results/attributes.csv and, in
+    their place where they are newer, the runs kept on this machine."""
+    lines = tables.read_runs(RESULTS / "attributes.csv")
+    new = [line for result in kept_results() for line in result.statement_rows()] if kept else []
+    return tables.merge_runs(lines, new)
 
 
 def claims(kept=False):

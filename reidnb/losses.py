@@ -17,9 +17,11 @@ import torch.nn.functional as F
 
 __all__ = [
     "active_shares",
+    "attribute_costs",
     "class_mutual_loss",
     "contrastive_loss",
     "cross_entropy",
+    "focal_loss",
     "hardest_triplets",
     "improved_triplet_loss",
     "metric_mutual_loss",
@@ -30,6 +32,7 @@ __all__ = [
     "trihard_loss",
     "triplet_loss",
     "verification_loss",
+    "voted_loss",
 ]
 
 
@@ -91,6 +94,75 @@ def verification_loss(pair_logits, labels):
     same, one_person = _pairs(labels, pair_logits)
     costs = F.binary_cross_entropy_with_logits(pair_logits.float(), same.float(), reduction="none")
     return (_mean(costs, one_person) + _mean(costs, ~same)) / 2
+
+
+# ---------------------------------------------------------------------------------------------------------- attributes
+
+
+def focal_loss(logits, targets, gamma=2.0, alpha=0.25, reduction="mean"):
+    """Focal loss (Lin et al., 2017, eq. 5; ALFO, printed there as its formula 1) -> scalar, or with reduction="none"
+    one value a logit.
+
+    With p the probability of what is true:  - (1 - p)^gamma log p , times `alpha` where the target is 1 and 1 - alpha
+    where it is 0. gamma=0 and alpha=None is binary cross-entropy. logits and targets, 0 or 1, have one shape.
+    """
+    if logits.shape != targets.shape:
+        raise ValueError(f"logits and targets must have one shape, got {tuple(logits.shape)}, {tuple(targets.shape)}")
+    if reduction not in ("mean", "none"):
+        raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}")
+    true = targets == 1
+    if not (true | (targets == 0)).all():
+        raise ValueError("targets must be 0 or 1; labels that count from 1, as Market-1501's file does, need a - 1")
+    with torch.autocast(logits.device.type, enabled=False):
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        right = torch.where(true, logits, -logits)  # the logit of what is true: p = sigmoid(right)
+        costs = -F.logsigmoid(right)
+        if gamma:
+            costs = costs * (gamma * F.logsigmoid(-right)).exp()  # (1 - p)^gamma, finite slopes for any gamma
+        if alpha is not None:
+            costs = costs * torch.where(true, alpha, 1 - alpha)
+        return costs.mean() if reduction == "mean" else costs
+
+
+def attribute_costs(logits, answers, questions, form="focal", gamma=2.0, alpha=0.25):
+    """What each stripe's answer to each question costs: logits (N, n, K), answers (N, K) of 1, 0 or NaN (unknown) ->
+    costs (N, n, M), 0 where unknown, and asked (N, M), where something is known.
+
+    form="softmax" is the cross-entropy of the one true statement among a question's several, or of yes and no (APR);
+    "focal" is the focal loss of each statement, summed over a question's (ALFO); "weighted" binary cross-entropy, less
+    for statements that are often true, by exp(-share) (DeepMAR). questions: `attributes.Questions`.
+    """
+    known, yes = ~answers.isnan(), answers.nan_to_num()
+    yes = yes[:, None].expand_as(logits)
+    costs = focal_loss(logits, yes, *((gamma, alpha) if form == "focal" else (0.0, None)), reduction="none")
+    if form == "weighted":
+        costs = costs * torch.as_tensor(-questions.shares, dtype=costs.dtype, device=costs.device).exp()
+    costs = costs.masked_fill(~known[:, None], 0)
+    several = [form == "softmax" and group.stop - group.start > 1 for group in questions.groups]
+    by_question = [
+        -(yes[..., group] * F.log_softmax(logits[..., group].float(), -1)).sum(-1)
+        if one_of
+        else costs[..., group].sum(-1)
+        for group, one_of in zip(questions.groups, several)
+    ]
+    asked = [  # among several, a person may wear a colour that has no name
+        (answers[:, group] == 1).any(1) if one_of else known[:, group].any(1)
+        for group, one_of in zip(questions.groups, several)
+    ]
+    return torch.stack(by_question, -1), torch.stack(asked, -1)
+
+
+def voted_loss(costs, asked, vote="stripe"):
+    """The attribute loss of a batch from `attribute_costs` (ALFO, section 2.3) -> scalar, a mean over the questions.
+
+    vote="stripe": for each question the stripe counts whose mean over the batch is lowest. "image": for each question
+    and each image the lowest stripe. "mean": all stripes alike, no vote. Questions of which the batch knows nothing
+    take no part.
+    """
+    if vote == "image":
+        costs = costs.amin(1, keepdim=True)
+    means = (costs * asked[:, None]).sum(0) / asked.sum(0).clamp(min=1)
+    return _mean(means.mean(0) if vote == "mean" else means.amin(0), asked.any(0))
 
 
 # ------------------------------------------------------------------------------------------------------ metric losses

@@ -47,6 +47,15 @@ class Recipe:
     local_margin: float = 0.3
     mining: str = "global"  # what chooses the triplets: "global", "local", "both" (their sum); "each" for itself
     part_weight: float = 0.0  # of the cross-entropy of a classifier for each stripe (PCB)
+    # attributes
+    attribute_weight: float = 0.0  # of the loss over a dataset's questions; identity_weight is the papers' lambda
+    attribute_loss: str = "softmax"  # or "focal", "weighted" (DeepMAR): see losses.attribute_costs
+    focal_gamma: float = 2.0
+    focal_alpha: float | None = 0.25  # None: no balance
+    attribute_parts: int = 1  # overlapping stripes that answer; 1: the whole body
+    attribute_overlap: float = 0.5  # what a stripe shares with the next, as a share of its height
+    vote: str = "stripe"  # whose answer counts, see losses.voted_loss: "stripe", "image" or, all alike, "mean"
+    question: str | None = None  # the only one asked; None: all that the dataset answers
     # mutual learning
     peer: str | None = None  # the other student: one of reidnb.models.MODELS
     class_mutual: float = 0.0  # weight of the KL divergence between the students' classifications
@@ -74,6 +83,8 @@ class Recipe:
             "local": (None, "rigid", "aligned"),
             "mining": ("global", "local", "both", "each"),
             "peer": (None, *MODELS),
+            "attribute_loss": ("softmax", "focal", "weighted"),
+            "vote": ("stripe", "image", "mean"),
         }
         for name, values in allowed.items():
             if getattr(self, name) not in values:
@@ -87,6 +98,9 @@ class Recipe:
             raise ValueError(f"recipe {self.name}: local features need stripes; parts is {self.parts!r}, 8 is usual")
         if self.peer is None and (self.class_mutual or self.metric_mutual):
             raise ValueError(f"recipe {self.name}: mutual learning needs a second student; peer is None")
+        if self.attribute_parts < 1 or not 0 <= self.attribute_overlap < 1:
+            given = f"{self.attribute_parts!r} and {self.attribute_overlap!r}"
+            raise ValueError(f"recipe {self.name}: attributes need a stripe and an overlap from 0 to 1, got {given}")
         if not 0 <= self.label_noise < 1:
             raise ValueError(f"recipe {self.name}: label_noise must be a share from 0 to 1, got {self.label_noise!r}")
         for name in ("epochs", "p", "k", "lr"):
@@ -105,6 +119,10 @@ class Recipe:
 # synthetic_validation with one seed; quadruplet takes triplet's, and what is joined with identification takes its rate.
 ALONE = {"identity_weight": 0.0, "compare": "features", "lr": 3e-4}
 STRIPES, ALIGNED = {"parts": 8, "local": "rigid"}, {"parts": 8, "local": "aligned"}
+APR = {"attribute_weight": 1.0}
+FOCAL = {"attribute_loss": "focal"}
+BCE = {"focal_gamma": 0.0, "focal_alpha": None}
+ALFO = APR | FOCAL | {"attribute_parts": 6}
 MC = {"peer": "small_xception", "class_mutual": 1.0}  # classification mutual loss
 MM = MC | {"metric_mutual": 0.1}  # and metric mutual loss
 
@@ -133,6 +151,22 @@ RECIPES = {
         # notebook 03
         Recipe("hplf", "HPLF: the baseline + rigid stripes", metric="trihard", **STRIPES),
         Recipe("pcb", "PCB: a classifier a stripe", identity_weight=0.0, part_weight=1.0, parts=8, compare="local"),
+        # notebook 04
+        Recipe("apr", "APR: identification + attributes", **APR),
+        Recipe("apr_focal", "APR with focal loss", **APR | FOCAL),
+        Recipe("alfo", "ALFO: six overlapping stripes vote", **ALFO),
+        Recipe("alfo_no_focal", "ALFO without focal loss", **ALFO | BCE),
+        Recipe("alfo_local", "ALFO's stripes alone, no identities", **ALFO | {"identity_weight": 0.0}),
+        Recipe(
+            "deepmar",
+            "DeepMAR: attributes alone, all at once",
+            **APR | {"identity_weight": 0.0, "attribute_loss": "weighted"},
+        ),
+        Recipe(
+            "deepsar",
+            "DeepSAR: one attribute alone (gender)",
+            **APR | {"identity_weight": 0.0, "question": "gender"},
+        ),
         # notebook 06
         Recipe("aligned", "AlignedReID: the baseline + aligned stripes", metric="trihard", **ALIGNED),
         Recipe("baseline_x", "The baseline in its Xception form", metric="trihard", model="small_xception"),
@@ -160,6 +194,17 @@ VARIATIONS = (
     *((name, {"parts": parts}) for name in ("hplf", "pcb") for parts in (2, 4)),
     # notebooks 03 and 06: the dial
     *((name, {"misalignment": dial}) for name in ("baseline", "hplf", "aligned") for dial in (0.0, 2.0)),
+    # notebook 04: whose vote counts, stripes and their overlap; alpha; DeepSAR's other networks
+    *(("alfo", {"vote": vote}) for vote in ("image", "mean")),
+    *(("alfo", {"attribute_parts": parts}) for parts in (2, 4, 8)),
+    ("alfo", {"attribute_overlap": 0.0}),
+    *(("apr_focal", changes) for changes in (BCE, {"focal_alpha": 0.75})),
+    *(("deepsar", {"question": name}) for name in ("hat", "backpack", "upcolour")),
+    # the dial; a random start; four times as many people in as many steps
+    ("apr", {"weights": None}),
+    *(("apr_focal", {"attribute_imbalance": dial, **loss}) for dial in (0.0, 2.0) for loss in ({}, BCE)),
+    ("alfo", {"vote": "mean", "attribute_imbalance": 0.0}),
+    *((name, {"train_identities": 480, "epochs": 2}) for name in ("ide", "apr", "deepmar")),
     # notebook 06: mining, zero gradient
     *(("aligned", {"mining": distance}) for distance in ("local", "both")),
     ("aligned_mm", {"zero_gradient": False}),

@@ -13,7 +13,9 @@ from scipy.stats import t as student
 from reidnb.files import write_aside
 
 __all__ = [
+    "ATTRIBUTES",
     "IDENTIFIES",
+    "attribute_means",
     "judge",
     "markdown",
     "merge_runs",
@@ -24,13 +26,17 @@ __all__ = [
     "run_name",
     "seed_scores",
     "show_claims",
+    "statement_scores",
     "summarise",
     "write_runs",
 ]
 
 IDENTIFIES = ["recipe", "dataset", "changes", "profile", "seed"]  # what makes two rows the same run
 SCORES = ["mAP", "rank1", "rank5", "rank10", "mINP"]
-ALSO = [f"{name}_{score}" for name in ("multi_query", "rerank", "local", "both", "peer") for score in ("mAP", "rank1")]
+FURTHER = ("multi_query", "rerank", "local", "both", "peer", "attributes")  # scores beside the main ones
+ALSO = [f"{name}_{score}" for name in FURTHER for score in ("mAP", "rank1")]
+ATTRIBUTES = [f"{kind}_{score}" for score in ("f1", "balanced", "ap") for kind in ("attribute", "rare", "common")]
+RARE = 0.1  # a statement is rare when it is true of less than this share of the training images
 PAIRS = ["positive_distance", "negative_distance", "distance_gap", "eer"]
 VERDICTS = ("holds", "does not hold", "within noise", "not run")
 
@@ -48,16 +54,34 @@ def read_runs(path):
 
 
 def merge_runs(old, new):
-    """Rows of `new` take the place of the same runs in `old`; all others stay -> DataFrame in reading order."""
+    """Rows of `new` take the place of the same runs in `old`; all others stay -> DataFrame in reading order.
+
+    A run is one row or, in attributes.csv, one a statement.
+    """
     frames = [frame for frame in (old, pd.DataFrame(new)) if len(frame)]
     if not frames:
         return old
-    merged = pd.concat(frames, ignore_index=True).drop_duplicates(IDENTIFIES, keep="last")
+    merged = pd.concat(frames, ignore_index=True)
+    merged = merged.drop_duplicates([name for name in (*IDENTIFIES, "statement") if name in merged], keep="last")
     return merged.sort_values(["dataset", "profile", "recipe", "changes", "seed"], ignore_index=True)
 
 
 def write_runs(runs, path):
     write_aside(Path(path), lambda file: runs.to_csv(file, index=False, na_rep="nan", lineterminator="\n"))
+
+
+def attribute_means(statements):
+    """Means over a run's statements (`Result.statements`), and over the rare and the common ones -> dict.
+
+    What is true of no training image, or of none in the test, cannot be learned or judged: it is left out.
+    """
+    judged = [line for line in statements if line["train_share"] > 0 and line["share"] > 0]
+    means = {}
+    for name in ATTRIBUTES if judged else ():
+        kind, _, score = name.partition("_")
+        lines = [line for line in judged if kind == "attribute" or (kind == "rare") == (line["train_share"] < RARE)]
+        means[name] = float(np.nanmean([line[score] for line in lines])) if lines else float("nan")
+    return means
 
 
 def summarise(runs):
@@ -84,6 +108,15 @@ def seed_scores(runs, name, dataset="synthetic", profile="full", metric="mAP"):
     return 100 * here[found].sort_values("seed")[metric].dropna().to_numpy(float) if any(found) else np.array([])
 
 
+def statement_scores(statements, name, metric="f1", dataset="synthetic", profile="full"):
+    """A score of each statement in percent, from `experiments.statements()` for the run that `run_name` calls so ->
+    DataFrame, a row a statement in the dataset's order and a column a seed; empty where it was not run."""
+    profile = "full" if profile == "quick" else profile
+    here = statements[(statements.dataset == dataset) & (statements.profile == profile)]
+    here = here[[run_name(row.recipe, row.changes) == name for row in here.itertuples()]]
+    return 100 * here.pivot(index="statement", columns="seed", values=metric).reindex(here.statement.unique())
+
+
 def plus_minus(values):
     """'62.4 ± 0.8': mean and sample standard deviation; the mean alone for one value, nothing for none."""
     values = np.asarray(values, float)
@@ -108,7 +141,7 @@ def judge(runs, claims=None):
     needs one run. One with `slack` claims that the method is at most so many points worse.
     """
     rows = []
-    runs = _with_columns(runs, [*SCORES, *ALSO, *PAIRS])
+    runs = _with_columns(runs, [*SCORES, *ALSO, *ATTRIBUTES, *PAIRS])
     names = pd.Series([run_name(row.recipe, row.changes) for row in runs.itertuples()], runs.index, dtype=object)
     for claim in papers()["claim"] if claims is None else claims:
         lower = "below" in claim or claim.get("better") == "lower"

@@ -22,17 +22,18 @@ from reidnb.alignment import local_distances, rigid_distances
 from reidnb.batches import make_batch, pk_batches, shuffled_batches, wrong_labels
 from reidnb.files import write_aside
 
-__all__ = ["TrainingDiverged", "autocast", "choose_device", "embed", "train"]
+__all__ = ["TrainingDiverged", "autocast", "choose_device", "elect", "embed", "train"]
 
 LOCAL_DISTANCES = {"rigid": rigid_distances, "aligned": local_distances}
 SIGNS = ("length", "active_triplets", "active_anchors")  # in a line of history beside the loss terms
 log = logging.getLogger("reidnb")
 
 
-def train(model, images, labels, recipe, seed=0, device=None, checkpoint=None):
+def train(model, images, labels, recipe, seed=0, device=None, checkpoint=None, questions=None, answers=None):
     """Train `model` in place on images (uint8, N x 3 x H x W) with labels 0..C-1 -> history, a dict an epoch.
 
-    `recipe` (reidnb.recipes.Recipe) holds every hyper-parameter. With `checkpoint`, a path, the state after each
+    `recipe` (reidnb.recipes.Recipe) holds every hyper-parameter. `questions` (attributes.Questions) and the images'
+    `answers` (N, K) are what a recipe with attributes learns besides. With `checkpoint`, a path, the state after each
     epoch is kept there: the same call after a kill goes on from it and ends at the same numbers, since every epoch
     draws from (seed, epoch) alone. Raises TrainingDiverged when a loss term is not finite.
     """
@@ -53,7 +54,8 @@ def train(model, images, labels, recipe, seed=0, device=None, checkpoint=None):
             with autocast(device):
                 output = model(batch)
             people = torch.as_tensor(labels[indices], device=device)
-            terms = loss_terms(output, people, recipe)
+            known = None if answers is None else torch.as_tensor(answers[indices], device=device)
+            terms = loss_terms(output, people, recipe, questions, known)
             loss = sum(terms.values())
             if not torch.isfinite(loss):
                 raise TrainingDiverged(recipe, epoch, step, rate, terms)
@@ -69,7 +71,7 @@ def train(model, images, labels, recipe, seed=0, device=None, checkpoint=None):
     return history
 
 
-def loss_terms(output, labels, recipe):
+def loss_terms(output, labels, recipe, questions=None, answers=None):
     """The weighted terms of the loss, by name: what is summed, printed, and shown when training diverges."""
     terms, smoothing = {}, recipe.label_smoothing
     if recipe.identity_weight:
@@ -80,6 +82,9 @@ def loss_terms(output, labels, recipe):
         stripes = output.part_logits.shape[1]
         costs = losses.cross_entropy(output.part_logits.flatten(0, 1), labels.repeat_interleave(stripes), smoothing)
         terms["parts"] = recipe.part_weight * costs
+    if recipe.attribute_weight:
+        costs = losses.attribute_costs(output.attributes, answers, questions, **_form(recipe))
+        terms["attributes"] = recipe.attribute_weight * losses.voted_loss(*costs, recipe.vote)
     if recipe.local:
         terms |= metric_terms(output, labels, recipe)
     elif recipe.metric:
@@ -87,10 +92,14 @@ def loss_terms(output, labels, recipe):
         more = {"quadruplet": [recipe.margin2], "improved_triplet": [recipe.pull]}.get(recipe.metric, [])
         terms[recipe.metric] = recipe.metric_weight * metric_loss(output.features, labels, recipe.margin, *more)
     if output.peer is not None:
-        theirs = loss_terms(output.peer, labels, recipe)
+        theirs = loss_terms(output.peer, labels, recipe, questions, answers)
         terms = {name: value + theirs[name] for name, value in terms.items()}
         terms |= mutual_terms(output, output.peer, recipe)
     return terms
+
+
+def _form(recipe):
+    return {"form": recipe.attribute_loss, "gamma": recipe.focal_gamma, "alpha": recipe.focal_alpha}
 
 
 def metric_terms(output, labels, recipe):
@@ -176,8 +185,9 @@ class TrainingDiverged(RuntimeError):
 def embed(model, images, device=None, batch=256, flip=True, compare="embedding"):
     """Unit-length embeddings (N, C) float32 on the CPU, of images uint8 (N, 3, H, W).
 
-    `compare` names the model's output: "embedding", behind the BNNeck, "features", before it, or "local", the stripes'
-    features (N, parts, c), each of unit length; a tuple of names gives a list of results. The model is put in
+    `compare` names the model's output: "embedding", behind the BNNeck, "features", before it, "local", the stripes'
+    features (N, parts, c), each of unit length, or "attributes", logits (N, stripes, K) as they are; a tuple of names
+    gives a list of results. The model is put in
     evaluation mode, so a picture's embedding does not depend on its neighbours in the batch. With `flip` the picture
     and its mirror image are averaged, as is usual in ReID.
     """
@@ -191,10 +201,31 @@ def embed(model, images, device=None, batch=256, flip=True, compare="embedding")
         with autocast(device):
             views = [model(pixels), model(pixels.flip(3))] if flip else [model(pixels)]
         for name, parts in zip(names, out):
-            parts.append(F.normalize(sum(getattr(view, name).float() for view in views), dim=-1).cpu())
+            mean = sum(getattr(view, name).float() for view in views) / len(views)
+            parts.append((mean if name == "attributes" else F.normalize(mean, dim=-1)).cpu())
     model.train(was_training)
     found = [torch.cat(parts) for parts in out]
     return found[0] if isinstance(compare, str) else found
+
+
+def elect(model, images, questions, answers, recipe, device=None):
+    """Hold the vote over the training images: which stripe answers which question from now on (ALFO, section 2.3).
+
+    The one with the lowest mean loss is trusted; under recipe.vote="mean" all stay so alike. answers (N, K) as
+    `train` takes them -> the mean loss of each stripe in each question (stripes, M), and the share of the images for
+    which it has the lowest.
+    """
+    logits = embed(model, images, device, flip=recipe.flip_test, compare="attributes")
+    costs, asked = losses.attribute_costs(logits, torch.as_tensor(answers), questions, **_form(recipe))
+    count = asked.sum(0).clamp(min=1)
+    means = costs.sum(0) / count
+    lowest = F.one_hot(costs.argmin(1), costs.shape[1]).transpose(1, 2) * asked[:, None]
+    if recipe.vote != "mean":
+        winners = means.argmin(0)
+        for group, winner in zip(questions.groups, winners.tolist()):
+            model.attributes.trust[:, group] = 0
+            model.attributes.trust[winner, group] = 1
+    return means.numpy(), (lowest.sum(0) / count).numpy()
 
 
 # ----------------------------------------------------------------------------------------------- device and precision

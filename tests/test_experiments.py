@@ -16,12 +16,14 @@ import torch
 
 from reidnb import experiments, tables, training
 from reidnb.alignment import local_distance_matrix, shortest_path, stripe_costs
+from reidnb.attributes import ask
 from reidnb.batches import Augmentation
 from reidnb.datasets import open_dataset
-from reidnb.evaluation import Scores, euclidean_distances, evaluate, evaluate_features, rerank
+from reidnb.evaluation import Scores, attribute_scores, euclidean_distances, evaluate, evaluate_features, rerank
 from reidnb.experiments import claims, kept_results, results, run
 from reidnb.models import DRAWN, build_model, check_weights, save_backbone
 from reidnb.recipes import PROFILES, RECIPES, VARIATIONS, Recipe, recipe
+from reidnb.synthetic import Dials
 from reidnb.training import embed
 
 HOUSE = Path(__file__).resolve().parents[1]
@@ -312,6 +314,84 @@ def test_stripes_in_a_row_are_what_pcb_compares(home):
     same_scores(again, result.scores)
 
 
+# ---- attributes -----------------------------------------------------------------------------------------------------
+
+ASKED = {"attribute_parts": 3, **TINY}
+
+
+@pytest.fixture(scope="module")
+def asked(home):
+    return run("alfo", **ASKED)
+
+
+def test_what_a_run_with_attributes_tells(asked, no_training):
+    data = open_dataset("synthetic", size=(64, 32), **WORLD)
+    questions = ask(data)
+    assert list(asked.also) == ["multi_query", "rerank", "attributes"]
+    assert {"identity", "attributes"} < set(asked.history[0])
+    said, again = asked.attributes, run("alfo", **ASKED)
+    assert said.query.shape == (len(data.query), 30) and said.gallery.shape == (len(data.gallery), 30)
+    assert said.losses.shape == said.votes.shape == (3, 12)
+    same_result(again, asked)
+    np.testing.assert_array_equal(again.attributes.gallery, said.gallery)
+    found = attribute_scores(said.gallery, questions.answers(data.gallery.attributes), questions.groups)
+    assert [line["statement"] for line in asked.statements] == list(questions.statements)
+    for name in ("share", "accuracy", "balanced", "f1", "ap"):
+        np.testing.assert_array_equal([line[name] for line in asked.statements], getattr(found, name))
+    best = [said.losses[:, m].argmin() for m, group in enumerate(questions.groups) for _ in range(*group.indices(30))]
+    assert [line["stripe"] for line in asked.statements] == best
+    np.testing.assert_allclose([line["train_share"] for line in asked.statements], questions.shares)
+    row = asked.row()
+    assert row["attribute_f1"] == pytest.approx(tables.attribute_means(asked.statements)["attribute_f1"], abs=1e-5)
+    assert row["attributes_mAP"] == pytest.approx(asked.also["attributes"].mAP, abs=1e-5)
+    lines = asked.statement_rows()
+    assert len(lines) == 30 and all(lines[3][k] == row[k] for k in tables.IDENTIFIES)
+
+
+def test_the_kept_model_answers_by_the_stripe_that_was_elected(asked):
+    data = open_dataset("synthetic", size=(64, 32), **WORLD)
+    model, questions = asked.model(), ask(data)
+    logits = embed(model, data.query.images, "cpu", compare="attributes")
+    for m, group in enumerate(questions.groups):
+        winner = asked.attributes.losses[:, m].argmin()
+        theirs = logits[:, winner, group].numpy()
+        np.testing.assert_allclose(theirs, asked.attributes.query[:, group], atol=1e-4)  # logits of some units
+    by_looks = [1 / (1 + np.exp(-said)) for said in (asked.attributes.query, asked.attributes.gallery)]
+    nearly_the_same(asked.also["attributes"], evaluate_features(*by_looks, *people(data)))
+
+
+def test_one_question_alone(home):
+    """DeepSAR; and the others' recipes know nothing of attributes."""
+    result = run("deepsar", **TINY)
+    assert result.attributes.query.shape[1] == 1 and [line["statement"] for line in result.statements] == ["gender"]
+    assert set(result.history[0]) >= {"attributes"} and "identity" not in result.history[0]
+
+
+def test_runs_without_attributes_have_none(made):
+    assert made.attributes is None and made.statements == [] and made.statement_rows() == []
+    assert "attribute_f1" not in made.row() and "attributes" not in made.also
+
+
+def test_the_table_of_statements(asked, monkeypatch, tmp_path):
+    monkeypatch.setattr(experiments, "RESULTS", tmp_path)
+    alfo = tables.run_name("alfo", asked.changes)
+    lines = experiments.statements()
+    tables.write_runs(lines, tmp_path / "attributes.csv")
+    again = experiments.statements(kept=False)
+    assert len(again) == len(lines) == len(experiments.statements())
+    scores = tables.statement_scores(again, alfo, "accuracy")
+    assert list(scores.columns) == [0] and list(scores.index) == [line["statement"] for line in asked.statements]
+    np.testing.assert_allclose(scores[0] / 100, [line["accuracy"] for line in asked.statements], atol=1e-4)
+    assert not len(tables.statement_scores(again, "apr", "accuracy"))
+
+
+def test_attributes_need_a_dataset_that_has_them(home, no_training):
+    data = open_dataset("synthetic", size=(64, 32), **WORLD)
+    bare = replace(data, train=replace(data.train, attributes=None))
+    with pytest.raises(ValueError, match="synthetic has no attributes. The built-in world has; for Market-1501"):
+        run("apr", bare, epochs=3, p=4, device="cpu")
+
+
 # ---- the key --------------------------------------------------------------------------------------------------------
 
 DATA = SimpleNamespace(name="world", fingerprint="abc")
@@ -341,6 +421,14 @@ OTHER = {
     "local_margin": 0.5,
     "mining": "both",
     "part_weight": 0.5,
+    "attribute_weight": 0.5,
+    "attribute_loss": "focal",
+    "focal_gamma": 1.0,
+    "focal_alpha": None,
+    "attribute_parts": 2,
+    "attribute_overlap": 0.25,
+    "vote": "mean",
+    "question": "hat",
     "peer": "small",
     "class_mutual": 0.5,
     "metric_mutual": 0.5,
@@ -607,7 +695,7 @@ def test_every_variation_changes_something_that_can_be_changed():
     for name, changes in VARIATIONS:
         plan = recipe(name, **{k: v for k, v in changes.items() if k in names})
         assert all(getattr(RECIPES[name], k) != v for k, v in changes.items() if k in names), (name, changes)
-        assert plan != RECIPES[name] or set(changes) == {"misalignment"}, (name, changes)
+        assert plan != RECIPES[name] or set(changes) <= {dial.name for dial in fields(Dials)}, (name, changes)
     assert len({(name, str(sorted(changes.items()))) for name, changes in VARIATIONS}) == len(VARIATIONS), "each once"
 
 

@@ -124,7 +124,9 @@ def test_the_papers_file_is_sound():
         assert {"id", "statement", "source", "metric", "method", "on"} <= set(claim), claim
         assert ("baseline" in claim) != ("below" in claim), claim["id"]
         for metric in ("metric", "method_metric", "baseline_metric"):
-            assert claim.get(metric, "mAP") in tables.SCORES + tables.ALSO + tables.PAIRS, claim["id"]
+            assert claim.get(metric, "mAP") in tables.SCORES + tables.ALSO + tables.ATTRIBUTES + tables.PAIRS, claim[
+                "id"
+            ]
         for dataset, profile in claim["on"]:
             assert profile in set(PROFILES) - {"quick"} and isinstance(dataset, str), claim["id"]
 
@@ -257,6 +259,53 @@ def test_scores_that_older_runs_did_not_keep():
     assert tables.summarise(table)["rerank_mAP"].tolist() == ["80.0"]
     assert tables.summarise(runs([0.6]))["rerank_mAP"].tolist() == [""]
     assert not len(tables.seed_scores(runs([0.6]), "new", metric="local_mAP"))
+
+
+# ---- attributes -----------------------------------------------------------------------------------------------------
+
+
+def statement(name, train_share, share, f1):
+    return {"statement": name, "train_share": train_share, "share": share, "f1": f1, "balanced": 0.5, "ap": f1 / 2}
+
+
+def test_attribute_means():
+    lines = [statement("hat", 0.03, 0.02, 0.1), statement("scarf", 0.05, 0.05, 0.3), statement("bag", 0.4, 0.5, 0.8)]
+    lines.append(statement("never seen in training", 0.0, 0.1, 0.0))
+    lines.append(statement("nobody in the test", 0.2, 0.0, float("nan")))
+    means = tables.attribute_means(lines)
+    assert set(means) == set(tables.ATTRIBUTES)
+    assert (
+        means["attribute_f1"] == pytest.approx(0.4)
+        and means["rare_f1"] == pytest.approx(0.2)
+        and means["common_f1"] == 0.8
+    )
+    assert means["rare_ap"] == pytest.approx(0.1) and means["attribute_balanced"] == 0.5
+    only_common = tables.attribute_means(lines[2:])
+    assert np.isnan(only_common["rare_f1"]) and only_common["attribute_f1"] == 0.8
+    assert tables.attribute_means([]) == {}
+
+
+def test_what_focal_loss_does_for_rare_ones_beside_common_ones():
+    """A claim whose method and baseline are two scores of one run, each from another run."""
+    plain = runs([0.5, 0.5, 0.5]).assign(rare_f1=[0.1, 0.2, 0.15], common_f1=0.6)
+    focal = runs([0.5, 0.5, 0.5], changes="focal").assign(rare_f1=[0.3, 0.41, 0.34], common_f1=0.62)
+    claim = CLAIM | {
+        "method": "new, focal",
+        "method_from": "new",
+        "method_metric": "rare_f1",
+        "baseline": "new, focal",
+        "baseline_from": "new",
+        "baseline_metric": "common_f1",
+    }
+    line = verdict(pd.concat([plain, focal], ignore_index=True), claim)
+    assert line.gain == pytest.approx(18) and line.verdict == "holds"
+
+
+def test_merged_statements_keep_their_order():
+    old = pd.DataFrame([row(statement=name, f1=0.1) for name in ("hat", "age=old", "bag")])
+    new = [row(statement=name, f1=0.2) for name in ("hat", "age=old", "bag")]
+    merged = merge_runs(old, new + [row("other", statement="hat", f1=0.3)])
+    assert merged.statement.tolist() == ["hat", "age=old", "bag", "hat"] and merged.f1.tolist() == [0.2] * 3 + [0.3]
 
 
 def test_seed_scores():

@@ -7,9 +7,10 @@ The protocol is Market-1501's (Zheng et al., 2015).  For each query the gallery 
 * gallery images with pid 0 ("distractors") stay and always count as wrong,
 * queries without any match left are left out of every mean.
 
-This folder depends on nothing else of reidnb: numpy, torch and scipy are enough to use it elsewhere.
+This folder depends on nothing else of reidnb: numpy, torch, scipy and scikit-learn are enough to use it elsewhere.
 """
 
+from reidnb.evaluation.attributes import AttributeScores, attribute_scores, decide
 from reidnb.evaluation.distances import euclidean_distances
 from reidnb.evaluation.reranking import rerank
 from reidnb.evaluation.scores import (
@@ -22,8 +23,11 @@ from reidnb.evaluation.scores import (
 )
 
 __all__ = [
+    "AttributeScores",
     "PairScores",
     "Scores",
+    "attribute_scores",
+    "decide",
     "euclidean_distances",
     "evaluate",
     "evaluate_features",

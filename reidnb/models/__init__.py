@@ -4,6 +4,7 @@ images (N, 3, H, W) -> backbone -> map (N, C, h, w) -> mean over h and w -> feat
                                                              -> batch norm (BNNeck) -> embedding (N, C) -> logits
                                                                                     -> same or not, for each pair (N, N)
                                    -> mean of each stripe -> local features (N, parts, c) -> logits, a stripe each
+                                   -> mean of overlapping stripes -> logits of statements (N, stripes, K)
 """
 
 import hashlib
@@ -18,10 +19,11 @@ from torch import nn
 
 from reidnb.models.resnet import ResNet, xception_form
 from reidnb.models.small import Small
-from reidnb.models.stripes import Stripes, horizontal_pooling
+from reidnb.models.stripes import AttributeHead, Stripes, horizontal_pooling, overlapping_pooling, stripe_edges
 
 __all__ = [
     "MODELS",
+    "AttributeHead",
     "Output",
     "ReIDModel",
     "Students",
@@ -29,7 +31,9 @@ __all__ = [
     "Verifier",
     "build_model",
     "horizontal_pooling",
+    "overlapping_pooling",
     "save_backbone",
+    "stripe_edges",
     "weights_fingerprint",
 ]
 
@@ -47,6 +51,7 @@ class Output(NamedTuple):
     pairs: torch.Tensor | None = None  # (N, N) logits of "one person", in training with a verifier
     local: torch.Tensor | None = None  # (N, parts, c) unit-length features of the stripes, with a local branch
     part_logits: torch.Tensor | None = None  # (N, parts, classes), with a classifier a stripe
+    attributes: torch.Tensor | None = None  # (N, stripes, K) logits of statements, with an attribute head
     peer: tuple | None = None  # what the other student says, in mutual learning
 
 
@@ -58,7 +63,7 @@ class ReIDModel(nn.Module):
     shift stays zero and the classifier has no bias, so that classes lie around the origin.
     """
 
-    def __init__(self, backbone, classes, verify=False, stripes=None):
+    def __init__(self, backbone, classes, verify=False, stripes=None, attributes=None):
         super().__init__()
         self.backbone = backbone
         self.neck = nn.BatchNorm1d(backbone.channels)
@@ -68,6 +73,7 @@ class ReIDModel(nn.Module):
             nn.init.normal_(self.classifier.weight, std=0.001)
         self.verifier = Verifier(backbone.channels) if verify else None
         self.stripes = stripes
+        self.attributes = attributes
 
     def forward(self, images):
         cells = self.backbone(images)
@@ -77,7 +83,8 @@ class ReIDModel(nn.Module):
         pairs = self.verifier(embedding) if self.verifier and self.training else None
         local, part_logits = self.stripes(cells) if self.stripes else (None, None)
         local = F.normalize(local, dim=2) if self.stripes else None
-        return Output(features, embedding, logits, cells, pairs, local, part_logits)
+        said = self.attributes(cells) if self.attributes else None
+        return Output(features, embedding, logits, cells, pairs, local, part_logits, said)
 
 
 class Students(nn.Module):
@@ -123,11 +130,15 @@ def build_model(
     parts=0,
     local_width=128,
     part_classes=False,
+    shares=None,
+    attribute_parts=1,
+    attribute_overlap=0.5,
 ):
     """A ReIDModel whose classifier has `classes` outputs (0: none), with `verify` also a Verifier.
 
     With `parts` it has a local branch of so many stripes and `local_width` values each, with `part_classes` also a
-    classifier for each of them.
+    classifier for each of them. With `shares` (K,), of images of which each of K statements is true, it has an
+    attribute head on `attribute_parts` stripes.
     name: one of MODELS. weights: None (random, from torch's seed), "drawn" (the small backbone pretrained on drawn
     people, shipped here; see `make pretrain`), "imagenet" (torchvision's, for the ResNets) or the path of a
     .safetensors file with a backbone. Raises ValueError for a name or weights that do not exist or do not fit,
@@ -147,7 +158,8 @@ def build_model(
     if weights not in (None, "imagenet"):
         _load_backbone(backbone, _file(name, weights), name)
     stripes = Stripes(backbone.channels, parts, local_width, classes * part_classes) if parts else None
-    return ReIDModel(backbone, classes, verify, stripes).to(memory_format=torch.channels_last)
+    head = None if shares is None else AttributeHead(backbone.channels, shares, attribute_parts, attribute_overlap)
+    return ReIDModel(backbone, classes, verify, stripes, head).to(memory_format=torch.channels_last)
 
 
 def check_weights(name, weights):
@@ -155,9 +167,7 @@ def check_weights(name, weights):
     if weights == "imagenet" and name in DRAWN:
         raise ValueError(f"the {name} backbone has no ImageNet weights: weights='drawn' or None")
     if weights == "drawn" and name not in DRAWN:
-        raise ValueError(
-            f"weights='drawn' belong to the small backbones, not to {name}: take 'imagenet' or None"
-        )
+        raise ValueError(f"weights='drawn' belong to the small backbones, not to {name}: take 'imagenet' or None")
     if weights not in (None, "imagenet") and not (path := _file(name, weights)).exists():
         raise FileNotFoundError(f"no weights at {path}; make them by `make pretrain`, or take weights=None")
 

@@ -1,10 +1,10 @@
-"""The local branch: one feature for each horizontal stripe of a person."""
+"""Horizontal stripes of a person: a feature for each (the local branch), or what each says of attributes."""
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ["Stripes", "horizontal_pooling"]
+__all__ = ["AttributeHead", "Stripes", "horizontal_pooling", "overlapping_pooling", "stripe_edges"]
 
 
 def horizontal_pooling(cells, parts=None):
@@ -13,6 +13,56 @@ def horizontal_pooling(cells, parts=None):
     `parts=None` cuts with a 1 x w window, one stripe a row. Where parts do not divide h, neighbours share a row.
     """
     return F.adaptive_avg_pool2d(cells, (parts or cells.shape[2], 1)).squeeze(3).transpose(1, 2)
+
+
+def stripe_edges(height, parts, overlap=0.5):
+    """Tops and bottoms of `parts` stripes of equal height that cover `height` rows and share `overlap` of their own
+    height with the next one -> float tensor (parts, 2), in rows.
+
+    ALFO cuts the 7 rows of its map into 6: two rows each, one of them shared, which is an overlap of a half.
+    """
+    if parts < 1 or not 0 <= overlap < 1:
+        raise ValueError(f"wanted at least one stripe and an overlap from 0 to below 1; got {parts!r} and {overlap!r}")
+    tall = height / (1 + (parts - 1) * (1 - overlap))
+    tops = torch.arange(parts) * tall * (1 - overlap)
+    return torch.stack([tops, tops + tall], 1)
+
+
+def overlapping_pooling(cells, parts, overlap=0.5):
+    """Map (N, C, h, w) -> (N, parts, C), the mean of each of `stripe_edges`; a row that a stripe cuts counts by what
+    it holds of it."""
+    rows = torch.arange(cells.shape[2])
+    tops, bottoms = stripe_edges(cells.shape[2], parts, overlap).unsqueeze(2).unbind(1)
+    held = (torch.minimum(bottoms, rows + 1) - torch.maximum(tops, rows)).clamp(min=0)
+    return (held / held.sum(1, keepdim=True)).to(cells) @ cells.mean(3).transpose(1, 2)
+
+
+class AttributeHead(nn.Module):
+    """Map (N, C, h, w) -> logits (N, parts, K) of K statements about a person, by each of the overlapping stripes.
+
+    One stripe is the whole body: that is APR; several are ALFO. Each stripe has classifiers of its own behind a batch
+    norm they share. They start at what is known without looking, the `shares` (K,) of images of which each statement
+    is true: so did focal loss's authors (Lin et al., 2017, section 3.3), or a rare one's first steps would go into its
+    bias. `trust` (parts, K) says who answers at test: all alike, until `training.elect` has held the vote.
+    """
+
+    def __init__(self, channels, shares, parts=1, overlap=0.5):
+        super().__init__()
+        self.parts, self.overlap, statements = parts, overlap, len(shares)
+        self.norm = nn.BatchNorm1d(channels)
+        self.weight = nn.Parameter(0.001 * torch.randn(parts, channels, statements))
+        odds = torch.as_tensor(shares, dtype=torch.float32).logit(eps=1e-3)  # what never occurred: 1 in 1000
+        self.bias = nn.Parameter(odds.repeat(parts))  # of one dimension: no weight decay
+        self.register_buffer("trust", torch.full((parts, statements), 1 / parts))
+
+    def forward(self, cells):
+        stripes = overlapping_pooling(cells, self.parts, self.overlap).float()
+        stripes = self.norm(stripes.flatten(0, 1)).view_as(stripes)
+        return torch.einsum("npc,pck->npk", stripes, self.weight).float() + self.bias.view_as(self.trust)
+
+    def answer(self, logits):
+        """What the stripes say together: logits (N, parts, K) -> (N, K)."""
+        return (logits * self.trust.to(logits)).sum(1)
 
 
 class Stripes(nn.Module):

@@ -1,0 +1,99 @@
+"""Attributes: what a dataset knows of people's looks, as questions with yes-or-no answers.
+
+A dataset holds a row of integers an image (`Split.attributes`): age in four classes, a backpack or none, and a column
+for each colour. Here every value becomes a statement that is true (1) or not (0) of a picture, and statements of which
+one at most can be true make one question:
+
+    question    statements
+    backpack    backpack
+    age         age=young, age=teenager, age=adult, age=old
+    upcolour    upblack, upwhite, upred, ...
+
+Market-1501 has 12 questions and 30 statements, DukeMTMC-reID 10 and 23.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["COLOURS", "WORDS", "Questions", "ask"]
+
+COLOURS = ("black", "white", "red", "purple", "yellow", "gray", "blue", "green", "pink", "brown")
+CLASSES = {"age": ("young", "teenager", "adult", "old")}
+# What "yes" means where the column's name does not say it (Lin et al., 2019: the READMEs of both label files).
+WORDS = {
+    "clothes": "trousers",
+    "down": "short trousers or skirt",
+    "up": "short sleeves",
+    "top": "long upper garment",
+    "hair": "long hair",
+    "gender": "female",
+    "shoes": "light shoes",
+    "bag": "shoulder bag",
+    **{f"up{colour}": f"{colour} top" for colour in COLOURS},
+    **{f"down{colour}": f"{colour} trousers" for colour in COLOURS},
+}
+WORN = {"up": "upcolour", "down": "downcolour"}
+
+
+@dataclass(frozen=True)
+class Questions:
+    """M questions about a person, K statements in all.
+
+    `groups` says which statements belong to which question, as slices of 0..K-1; `columns` and `values` are (K,): a
+    statement is true where its column of `Split.attributes` has its value. `shares` (K,) are the shares of training
+    images of which it is true.
+    """
+
+    names: tuple[str, ...]
+    statements: tuple[str, ...]
+    groups: tuple[slice, ...]
+    columns: np.ndarray
+    values: np.ndarray
+    shares: np.ndarray
+
+    def answers(self, attributes):
+        """attributes (N, A) as a split holds them -> float32 (N, K): 1 true, 0 not true, NaN unknown."""
+        found = np.asarray(attributes)[:, self.columns]
+        return np.where(found < 0, np.nan, found == self.values).astype(np.float32)
+
+    def words(self, k):
+        """Statement k as people say it."""
+        return WORDS.get(self.statements[k], self.statements[k].replace("age=", ""))
+
+
+def ask(dataset, only=None):
+    """The questions that a dataset's attributes answer -> Questions; with `only`, names of questions, no others.
+
+    Colours are told by their names (upred, downblue); of the other columns those that hold 0 and 1 are one statement,
+    those that hold more a statement a class. Raises ValueError for a dataset without attributes, or an unknown name.
+    """
+    train, names = dataset.train.attributes, tuple(dataset.attribute_names)
+    if train is None:
+        raise ValueError(
+            f"{dataset.name} has no attributes. The built-in world has; for Market-1501 and DukeMTMC-reID put "
+            "market_attribute.mat or duke_attribute.mat into the dataset's folder"
+        )
+    questions = {}  # name -> list of (statement, column, value)
+    for column, name in enumerate(names):
+        garment = next((worn for worn in WORN if name in {worn + colour for colour in COLOURS}), None)
+        classes = len(CLASSES.get(name, ())) or int(train[:, column].max(initial=0)) + 1
+        if garment:
+            questions.setdefault(WORN[garment], []).append((name, column, 1))
+        elif classes <= 2:
+            questions[name] = [(name, column, 1)]
+        else:
+            labels = CLASSES.get(name, range(classes))
+            questions[name] = [(f"{name}={label}", column, value) for value, label in enumerate(labels)]
+    if only is not None:
+        if unknown := sorted(set(only) - set(questions)):
+            raise ValueError(f"{dataset.name} does not answer {', '.join(unknown)}; it answers {', '.join(questions)}")
+        questions = {name: questions[name] for name in questions if name in only}
+    statements, columns, values = zip(*(line for lines in questions.values() for line in lines))
+    ends = np.cumsum([len(lines) for lines in questions.values()]).tolist()
+    groups = tuple(slice(end - len(lines), end) for end, lines in zip(ends, questions.values()))
+    found = Questions(tuple(questions), statements, groups, np.array(columns), np.array(values), None)
+    answers = found.answers(train)
+    known = ~np.isnan(answers)
+    shares = np.where(known, answers, 0).sum(0) / np.maximum(known.sum(0), 1)
+    return Questions(found.names, statements, groups, found.columns, found.values, shares)

@@ -372,6 +372,15 @@ def test_a_head_is_classifiers_behind_one_norm():
         slow = head.norm(pooled) @ head.weight[n] + head.bias.view(2, 3)[n]
         assert torch.allclose(logits[:, n], slow, atol=1e-6)
     assert torch.allclose(head.answer(logits), logits.mean(1)), "before the vote all are trusted alike"
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(head(cells.bfloat16()), head(cells.bfloat16().float())), "in float32 also under autocast"
+
+
+def test_a_head_starts_at_what_is_known_without_looking():
+    head = AttributeHead(5, [0.25, 0.0, 1.0], parts=2)
+    torch.nn.init.zeros_(head.weight)
+    said = head.eval()(torch.randn(4, 5, 8, 4)).sigmoid()
+    assert torch.allclose(said, torch.tensor([0.25, 0.001, 0.999]).expand(4, 2, 3), atol=1e-6)
 
 
 def tiny():

@@ -56,9 +56,10 @@ class AttributeHead(nn.Module):
         self.register_buffer("trust", torch.full((parts, statements), 1 / parts))
 
     def forward(self, cells):
-        stripes = overlapping_pooling(cells, self.parts, self.overlap).float()
-        stripes = self.norm(stripes.flatten(0, 1)).view_as(stripes)
-        return torch.einsum("npc,pck->npk", stripes, self.weight).float() + self.bias.view_as(self.trust)
+        with torch.autocast(cells.device.type, enabled=False):  # log-odds of rare statements need their digits
+            stripes = overlapping_pooling(cells.float(), self.parts, self.overlap)
+            stripes = self.norm(stripes.flatten(0, 1)).view_as(stripes)
+            return torch.einsum("npc,pck->npk", stripes, self.weight) + self.bias.view_as(self.trust)
 
     def answer(self, logits):
         """What the stripes say together: logits (N, parts, K) -> (N, K)."""

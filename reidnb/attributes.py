@@ -23,7 +23,7 @@ CLASSES = {"age": ("young", "teenager", "adult", "old")}
 # What "yes" means where the column's name does not say it (Lin et al., 2019: the READMEs of both label files).
 WORDS = {
     "clothes": "trousers",
-    "down": "short trousers or skirt",
+    "down": "bare legs",
     "up": "short sleeves",
     "top": "long upper garment",
     "hair": "long hair",
@@ -31,7 +31,7 @@ WORDS = {
     "shoes": "light shoes",
     "bag": "shoulder bag",
     **{f"up{colour}": f"{colour} top" for colour in COLOURS},
-    **{f"down{colour}": f"{colour} trousers" for colour in COLOURS},
+    **{f"down{colour}": f"{colour} bottoms" for colour in COLOURS},
 }
 WORN = {"up": "upcolour", "down": "downcolour"}
 

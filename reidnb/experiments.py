@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from reidnb import __version__, evaluation, tables
+from reidnb import __version__, evaluation, losses, tables
 from reidnb.alignment import local_distance_matrix
 from reidnb.attributes import ask
 from reidnb.batches import Augmentation
@@ -88,8 +88,8 @@ class Result:
         """The trained model (of two students the first), on the CPU and in evaluation mode."""
         if not self.state:
             raise ValueError(f"{self.recipe.name} learns nothing: there is no model")
-        shares = [line["train_share"] for line in self.statements] or None
-        model = _model(replace(self.recipe, weights=None), len(self.state["classifier.weight"]), shares)
+        start = np.zeros(len(self.statements)) if self.statements else None
+        model = _model(replace(self.recipe, weights=None), len(self.state["classifier.weight"]), start)
         model.load_state_dict({name: torch.from_numpy(value) for name, value in self.state.items()})
         return model.eval()
 
@@ -219,10 +219,10 @@ def _make(plan, data, seed, device, checkpoint):
     else:
         labels, people = relabel(data.train.pids)
         torch.manual_seed(seed)
-        shares = questions.shares if questions else None
-        model = net = _model(plan, len(people), shares)
+        start = _start(plan, questions) if questions else None
+        model = net = _model(plan, len(people), start)
         if plan.peer:
-            peer = _model(replace(plan, model=plan.peer), len(people), shares)
+            peer = _model(replace(plan, model=plan.peer), len(people), start)
             net = Students(model, peer)
         history = train(net, data.train.images, labels, plan, seed, device, checkpoint, questions, answers)
         if questions:
@@ -281,7 +281,7 @@ def _make(plan, data, seed, device, checkpoint):
     }
 
 
-def _model(plan, classes, shares=None):
+def _model(plan, classes, start=None):
     return build_model(
         plan.model,
         classes,
@@ -291,17 +291,23 @@ def _model(plan, classes, shares=None):
         parts=plan.parts,
         local_width=plan.local_width,
         part_classes=plan.part_weight > 0,
-        shares=shares,
+        start=start,
         attribute_parts=plan.attribute_parts,
         attribute_overlap=plan.attribute_overlap,
     )
 
 
-def _statements(questions, logits, attributes, losses):
+def _start(plan, questions):
+    if not plan.blind_start:
+        return torch.zeros(len(questions.statements))
+    return losses.blind_logits(questions, plan.attribute_loss, plan.focal_gamma, plan.focal_alpha)
+
+
+def _statements(questions, logits, attributes, costs):
     """How well each statement is recognised, and in which stripe (from 0) at the lowest loss -> a dict a statement, as
     JSON and results/attributes.csv hold it."""
     found = asdict(evaluation.attribute_scores(logits, questions.answers(attributes), questions.groups))
-    found |= {"stripe": np.repeat(losses.argmin(0), [group.stop - group.start for group in questions.groups])}
+    found |= {"stripe": np.repeat(costs.argmin(0), [group.stop - group.start for group in questions.groups])}
     shares = questions.shares.tolist()
     lines = zip(questions.statements, shares, *(values.tolist() for values in found.values()))
     return [dict(zip(("statement", "train_share", *found), line)) for line in lines]
@@ -408,7 +414,7 @@ def _code():
                 ):
                     body.pop(0)
             digest.update(ast.dump(tree).encode())
-    for function in (_make, _model, _reranked, _by_stripes, _statements):
+    for function in (_make, _model, _reranked, _by_stripes, _start, _statements):
         digest.update(ast.dump(ast.parse(inspect.getsource(function))).encode())
     return digest.hexdigest()
 

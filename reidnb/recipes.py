@@ -52,6 +52,7 @@ class Recipe:
     attribute_loss: str = "softmax"  # or "focal", "weighted" (DeepMAR): see losses.attribute_costs
     focal_gamma: float = 2.0
     focal_alpha: float | None = 0.25  # None: no balance
+    blind_start: bool = True  # classifiers begin at the best answer without looking; False: at a half
     attribute_parts: int = 1  # overlapping stripes that answer; 1: the whole body
     attribute_overlap: float = 0.5  # what a stripe shares with the next, as a share of its height
     vote: str = "stripe"  # whose answer counts, see losses.voted_loss: "stripe", "image" or, all alike, "mean"
@@ -198,6 +199,8 @@ VARIATIONS = (
     *(("alfo", {"vote": vote}) for vote in ("image", "mean")),
     *(("alfo", {"attribute_parts": parts}) for parts in (2, 4, 8)),
     ("alfo", {"attribute_overlap": 0.0}),
+    ("alfo", {"blind_start": False}),
+    ("alfo_no_focal", {"attribute_weight": 0.1}),
     *(("apr_focal", changes) for changes in (BCE, {"focal_alpha": 0.75})),
     *(("deepsar", {"question": name}) for name in ("hat", "backpack", "upcolour")),
     # the dial; a random start; four times as many people in as many steps

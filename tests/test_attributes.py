@@ -18,7 +18,7 @@ from torchvision.ops import sigmoid_focal_loss
 from reidnb.attributes import Questions, ask
 from reidnb.datasets import layouts, open_dataset
 from reidnb.evaluation import attribute_scores, decide
-from reidnb.losses import attribute_costs, focal_loss, voted_loss
+from reidnb.losses import attribute_costs, blind_logits, focal_loss, voted_loss
 from reidnb.models import AttributeHead, build_model, horizontal_pooling, overlapping_pooling, stripe_edges
 from reidnb.recipes import recipe
 from reidnb.training import elect, embed, loss_terms, train
@@ -363,7 +363,7 @@ def test_stripes_that_cannot_be(parts, overlap):
 
 def test_a_head_is_classifiers_behind_one_norm():
     torch.manual_seed(0)
-    head, cells = AttributeHead(5, [0.5] * 3, parts=2, overlap=0.0), torch.randn(4, 5, 6, 2)
+    head, cells = AttributeHead(5, [0.0] * 3, parts=2, overlap=0.0), torch.randn(4, 5, 6, 2)
     torch.nn.init.normal_(head.bias)
     head.eval()
     logits = head(cells)
@@ -376,11 +376,42 @@ def test_a_head_is_classifiers_behind_one_norm():
         assert torch.equal(head(cells.bfloat16()), head(cells.bfloat16().float())), "in float32 also under autocast"
 
 
-def test_a_head_starts_at_what_is_known_without_looking():
-    head = AttributeHead(5, [0.25, 0.0, 1.0], parts=2)
+@pytest.mark.parametrize(
+    "form, gamma, alpha",
+    [("focal", 2, 0.25), ("focal", 0.5, None), ("focal", 0, None), ("weighted", 2, 0.25), ("softmax", 2, 0.25)],
+)
+def test_who_sees_nothing_starts_at_the_lowest_loss(form, gamma, alpha):
+    """Against a search downhill from there, over all logits of 60 images that look alike."""
+    asked = questions(1, 3, 1, shares=[0.25, 0.5, 0.3, 0.2, 0.05])
+    answers = torch.zeros(60, 5)
+    for k, (first, last) in enumerate([(0, 15), (0, 30), (30, 48), (48, 60), (0, 3)]):
+        answers[first:last, k] = 1
+    assert np.allclose(answers.mean(0), asked.shares)
+    start = blind_logits(asked, form, gamma, alpha)
+    begin, found = start.clone(), start.clone().requires_grad_()
+
+    def cost(logits):
+        return voted_loss(*attribute_costs(logits.expand(60, 1, 5), answers, asked, form, gamma, alpha))
+
+    downhill = torch.optim.LBFGS([found], max_iter=100, line_search_fn="strong_wolfe")
+
+    def step():
+        downhill.zero_grad()
+        loss = cost(found)
+        loss.backward()
+        return loss
+
+    downhill.step(step)
+    # the grid's steps are 0.005: a parabola's bottom is missed by next to nothing
+    assert cost(begin) <= cost(found) + 1e-5
+    head = AttributeHead(5, start, parts=2)
     torch.nn.init.zeros_(head.weight)
-    said = head.eval()(torch.randn(4, 5, 8, 4)).sigmoid()
-    assert torch.allclose(said, torch.tensor([0.25, 0.001, 0.999]).expand(4, 2, 3), atol=1e-6)
+    assert torch.allclose(head.eval()(torch.randn(4, 5, 8, 4)), start.expand(4, 2, 5), atol=1e-6)
+
+
+def test_what_never_occurred_may_still_occur():
+    asked = questions(1, 1, shares=[0.0, 1.0])
+    assert blind_logits(asked, gamma=0, alpha=None).sigmoid().tolist() == pytest.approx([0.001, 0.999], rel=1e-4)
 
 
 def tiny():
@@ -402,7 +433,7 @@ def test_training_with_attributes(name):
     asked = questions(1, 4, shares=[0.5, 0.25, 0.25, 0.25, 0.25])
     plan = recipe(name, epochs=5, p=4, k=2)
     torch.manual_seed(0)
-    model = build_model(classes=6, shares=[0.5] * 5, attribute_parts=plan.attribute_parts)
+    model = build_model(classes=6, start=[0.0] * 5, attribute_parts=plan.attribute_parts)
     history = train(model, images, labels, plan, device="cpu", questions=asked, answers=answers)
     assert ("identity" in history[0]) == (plan.identity_weight > 0)
     assert history[-1]["attributes"] < history[0]["attributes"]
@@ -422,7 +453,7 @@ def test_training_with_attributes(name):
 
 def test_without_a_vote_all_stripes_answer():
     images, labels, answers = tiny()
-    model, plan = build_model(classes=6, shares=[0.5] * 5, attribute_parts=3), recipe("alfo", vote="mean")
+    model, plan = build_model(classes=6, start=[0.0] * 5, attribute_parts=3), recipe("alfo", vote="mean")
     elect(model, images, questions(1, 4), answers, plan, "cpu")
     assert torch.allclose(model.attributes.trust, torch.full((3, 5), 1 / 3))
 
@@ -433,7 +464,7 @@ def test_the_loss_is_identity_plus_the_voted_attributes():
     asked, answers = questions(1, 4), torch.from_numpy(answers)
     for name, parts in (("apr", 1), ("alfo", 6)):
         plan = recipe(name, identity_weight=3.0, attribute_weight=0.5, label_smoothing=0.0)
-        model = build_model(classes=6, shares=[0.5] * 5, attribute_parts=parts)
+        model = build_model(classes=6, start=[0.0] * 5, attribute_parts=parts)
         output = model(torch.rand(24, 3, 64, 32))
         terms = loss_terms(output, torch.from_numpy(labels), plan, asked, answers)
         costs = slow_costs(output.attributes.detach(), answers, asked, plan.attribute_loss, 2.0, 0.25)
@@ -446,7 +477,7 @@ def test_the_loss_is_identity_plus_the_voted_attributes():
 def test_logits_keep_their_size():
     """Unit length is for what is compared; averaging a picture's and its mirror image's logits keeps them logits."""
     images, *_ = tiny()
-    model = build_model(shares=[0.5] * 5, attribute_parts=2)
+    model = build_model(start=[0.0] * 5, attribute_parts=2)
     torch.nn.init.normal_(model.attributes.weight)
     both, one = (embed(model, images, "cpu", flip=flip, compare="attributes") for flip in (True, False))
     mirrored = embed(model, images[..., ::-1].copy(), "cpu", flip=False, compare="attributes")

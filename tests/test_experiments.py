@@ -424,6 +424,7 @@ OTHER = {
     "attribute_weight": 0.5,
     "attribute_loss": "focal",
     "focal_gamma": 1.0,
+    "blind_start": False,
     "focal_alpha": None,
     "attribute_parts": 2,
     "attribute_overlap": 0.25,

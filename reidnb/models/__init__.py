@@ -130,15 +130,15 @@ def build_model(
     parts=0,
     local_width=128,
     part_classes=False,
-    shares=None,
+    start=None,
     attribute_parts=1,
     attribute_overlap=0.5,
 ):
     """A ReIDModel whose classifier has `classes` outputs (0: none), with `verify` also a Verifier.
 
     With `parts` it has a local branch of so many stripes and `local_width` values each, with `part_classes` also a
-    classifier for each of them. With `shares` (K,), of images of which each of K statements is true, it has an
-    attribute head on `attribute_parts` stripes.
+    classifier for each of them. With `start` (K,), the logits at which K statements begin, it has an attribute
+    head on `attribute_parts` stripes.
     name: one of MODELS. weights: None (random, from torch's seed), "drawn" (the small backbone pretrained on drawn
     people, shipped here; see `make pretrain`), "imagenet" (torchvision's, for the ResNets) or the path of a
     .safetensors file with a backbone. Raises ValueError for a name or weights that do not exist or do not fit,
@@ -158,7 +158,7 @@ def build_model(
     if weights not in (None, "imagenet"):
         _load_backbone(backbone, _file(name, weights), name)
     stripes = Stripes(backbone.channels, parts, local_width, classes * part_classes) if parts else None
-    head = None if shares is None else AttributeHead(backbone.channels, shares, attribute_parts, attribute_overlap)
+    head = None if start is None else AttributeHead(backbone.channels, start, attribute_parts, attribute_overlap)
     return ReIDModel(backbone, classes, verify, stripes, head).to(memory_format=torch.channels_last)
 
 

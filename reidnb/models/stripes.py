@@ -41,18 +41,17 @@ class AttributeHead(nn.Module):
     """Map (N, C, h, w) -> logits (N, parts, K) of K statements about a person, by each of the overlapping stripes.
 
     One stripe is the whole body: that is APR; several are ALFO. Each stripe has classifiers of its own behind a batch
-    norm they share. They start at what is known without looking, the `shares` (K,) of images of which each statement
-    is true: so did focal loss's authors (Lin et al., 2017, section 3.3), or a rare one's first steps would go into its
-    bias. `trust` (parts, K) says who answers at test: all alike, until `training.elect` has held the vote.
+    norm they share, whose biases begin at `start` (K,), see `losses.blind_logits`. `trust` (parts, K) says who answers
+    at test: all alike, until `training.elect` has held the vote.
     """
 
-    def __init__(self, channels, shares, parts=1, overlap=0.5):
+    def __init__(self, channels, start, parts=1, overlap=0.5):
         super().__init__()
-        self.parts, self.overlap, statements = parts, overlap, len(shares)
+        self.parts, self.overlap, statements = parts, overlap, len(start)
         self.norm = nn.BatchNorm1d(channels)
         self.weight = nn.Parameter(0.001 * torch.randn(parts, channels, statements))
-        odds = torch.as_tensor(shares, dtype=torch.float32).logit(eps=1e-3)  # what never occurred: 1 in 1000
-        self.bias = nn.Parameter(odds.repeat(parts))  # of one dimension: no weight decay
+        # of one dimension: no weight decay
+        self.bias = nn.Parameter(torch.as_tensor(start, dtype=torch.float32).repeat(parts))
         self.register_buffer("trust", torch.full((parts, statements), 1 / parts))
 
     def forward(self, cells):

@@ -3,6 +3,7 @@
 One palette throughout: green is right, red is wrong, blue is the query or the subject, grey is everybody else.
 """
 
+from reidnb.plots.attributes import attribute_cards, cooccurrence, stripes_and_votes
 from reidnb.plots.curves import cmc_curves, distance_histogram, histories, seed_dots, training_curves
 from reidnb.plots.forces import filmstrip, forces
 from reidnb.plots.look import BLUE, GREEN, GREY, ORANGE, RED, save, style, to_png
@@ -17,7 +18,9 @@ __all__ = [
     "RED",
     "aligned_pair",
     "alignments",
+    "attribute_cards",
     "cmc_curves",
+    "cooccurrence",
     "distance_histogram",
     "filmstrip",
     "forces",
@@ -29,6 +32,7 @@ __all__ = [
     "save",
     "seed_dots",
     "stripe_maps",
+    "stripes_and_votes",
     "style",
     "to_png",
     "training_curves",

@@ -10,19 +10,19 @@ from reidnb.training import SIGNS
 __all__ = ["cmc_curves", "distance_histogram", "histories", "seed_dots", "training_curves"]
 
 
-def seed_dots(scores, xlabel="mAP (%)", reference=None):
+def seed_dots(scores, xlabel="mAP (%)", reference=None, row=0.42):
     """A dot a seed and a bar at their mean. scores: dict of row -> dict of series -> values in percent, one a seed.
 
-    `reference` is a (name, value) to compare with, drawn as a dashed line.
+    `reference` is a (name, value) to compare with, drawn as a dashed line; `row` the height of a row in inches.
     """
-    series = list(dict.fromkeys(name for row in scores.values() for name in row))
+    series = list(dict.fromkeys(name for line in scores.values() for name in line))
     colours = dict(zip(series, [BLUE, ORANGE, GREEN, RED, GREY]))
-    figure, ax = plt.subplots(figsize=(7, 0.42 * len(scores) + 1.1))
-    for y, row in enumerate(scores.values()):
-        for name, values in row.items():
+    figure, ax = plt.subplots(figsize=(7, row * len(scores) + 1.1))
+    for y, line in enumerate(scores.values()):
+        for name, values in line.items():
             if not len(values):
                 continue
-            place = y + 0.13 * (list(row).index(name) - (len(row) - 1) / 2) * 2
+            place = y + 0.13 * (list(line).index(name) - (len(line) - 1) / 2) * 2
             ax.scatter(values, [place] * len(values), s=18, color=colours[name], alpha=0.6, linewidths=0)
             ax.scatter(np.mean(values), place, marker="|", s=130, linewidths=2.5, color=colours[name])
     for name in series:

@@ -154,7 +154,7 @@ def attribute_costs(logits, answers, questions, form="focal", gamma=2.0, alpha=0
 
 
 def blind_logits(questions, form="focal", gamma=2.0, alpha=0.25):
-    """The logits (K,) with the lowest `attribute_costs` for who sees nothing but knows how often each statement is true.
+    """The logits (K,) with the lowest `attribute_costs` for who sees nothing, but knows how often each one is true.
 
     Cross-entropy's best answer is that share itself, focal loss's lies nearer to a half. Classifiers that start there
     learn from what they see; others spend their first steps on moving there (Lin et al., 2017, section 3.3). What

@@ -29,8 +29,8 @@ def stripes_and_votes(image, edges, known, names, votes=None, label="", limits=(
     """A person cut into overlapping stripes and, beside them, what each stripe knows of each question.
 
     image (3, H, W); edges (stripes, 2): tops and bottoms as shares of the height; known (stripes, M), the brighter the
-    more; names: M questions; votes: for each seed the stripe elected in each question (M,), as dots; label: of the
-    colour bar.
+    more; names: M questions; votes: {title: the stripes elected in each question (seeds, M)}, shown as dots, red and
+    white; label: of the colour bar.
     """
     height, width = np.shape(image)[1:]
     widths = {"width_ratios": [1.3, 5.2]}
@@ -43,12 +43,13 @@ def stripes_and_votes(image, edges, known, names, votes=None, label="", limits=(
     left.set(xlim=(-0.5, 1.4 * width), ylim=(height - 0.5, -0.5))
     shown = right.imshow(known, cmap="Greens", aspect="auto", vmin=limits[0], vmax=limits[1])
     figure.colorbar(shown, label=label, pad=0.02)
-    for seed, winners in enumerate(votes if votes is not None else ()):
-        x = np.arange(len(names)) + 0.2 * (seed - (len(votes) - 1) / 2)
-        name = None if seed else "elected, a dot a seed"
-        right.scatter(x, winners, s=30, color=RED, edgecolors="white", linewidths=0.7, zorder=3, label=name)
-    if votes is not None:
-        right.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), borderpad=0)
+    for (title, elected), colour, up in zip((votes or {}).items(), (RED, "white"), (-0.15, 0.2)):
+        seeds, questions = np.indices(np.shape(elected))
+        x = questions + 0.2 * (seeds - (len(elected) - 1) / 2)
+        look = {"color": colour, "edgecolors": "white" if colour == RED else "black", "linewidths": 0.7}
+        right.scatter(x, np.asarray(elected) + up, s=26, zorder=3, label=title, **look)
+    if votes:
+        right.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), borderpad=0, ncols=len(votes))
     right.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=9)
     right.set_yticks(range(len(known)), range(1, len(known) + 1))
     right.set(ylabel="stripe")

@@ -1,4 +1,5 @@
-"""Metric losses beside pytorch-metric-learning's nearest form, forward and backward, batches of P x 4 x 2048.
+"""Metric losses beside pytorch-metric-learning's nearest form, forward and backward, batches of P x 4 x 2048; and the
+focal loss beside torchvision's, of 30 statements by each of 6 stripes.
 
     python benchmarks/bench_losses.py
 
@@ -22,6 +23,7 @@ PAIRS = {
     "quadruplet": ("triplet, all", False),
     "trihard": ("triplet, batch hard", True),
     "msml": ("triplet, batch hard", False),
+    "focal": ("torchvision's focal", True),
 }
 
 
@@ -36,10 +38,20 @@ def batch(n):
     return features.requires_grad_(), labels
 
 
+def statements(n):
+    """Logits (N, 6, 30) that want a gradient, and whether each is true: one in ten."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(n, 6, 30, generator=generator) - 2
+    return logits.requires_grad_(), (torch.rand(n, 6, 30, generator=generator) < 0.1).float()
+
+
 def peers():
-    """pytorch-metric-learning with plain distances and means over all triplets: the papers' losses."""
+    """pytorch-metric-learning with plain distances and means over all triplets, the papers' losses; and torchvision."""
     warnings.simplefilter("ignore")
     from pytorch_metric_learning import distances, losses, miners, reducers
+    from torchvision.ops import sigmoid_focal_loss
 
     euclidean = distances.LpDistance(normalize_embeddings=False)
     squared = distances.LpDistance(normalize_embeddings=False, power=2)
@@ -50,6 +62,7 @@ def peers():
         "contrastive, squared": pairs,
         "triplet, all": every,
         "triplet, batch hard": lambda x, labels: every(x, labels, hardest(x, labels)),
+        "torchvision's focal": lambda x, targets: sigmoid_focal_loss(x, targets, 0.25, 2.0, "mean"),
     }
 
 
@@ -60,7 +73,7 @@ def case(name):
         ours, (nearest, same) = getattr(losses, f"{name}_loss"), PAIRS[name]
         theirs, said = peers()[nearest], {}
         for n in SIZES:
-            x, labels = batch(n)
+            x, labels = statements(n) if name == "focal" else batch(n)
             seconds, values = {ours: [], theirs: []}, {}
             for call in range(CALLS * repeats):
                 for loss in (ours, theirs):

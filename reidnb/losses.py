@@ -14,6 +14,7 @@ NaN. A batch in which a loss finds nothing to compare gives 0, with a gradient o
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 __all__ = [
     "active_shares",
@@ -111,18 +112,36 @@ def focal_loss(logits, targets, gamma=2.0, alpha=0.25, reduction="mean"):
         raise ValueError(f"logits and targets must have one shape, got {tuple(logits.shape)}, {tuple(targets.shape)}")
     if reduction not in ("mean", "none"):
         raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}")
-    true = targets == 1
-    if not (true | (targets == 0)).all():
-        raise ValueError("targets must be 0 or 1; labels that count from 1, as Market-1501's file does, need a - 1")
     with torch.autocast(logits.device.type, enabled=False):
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        right = torch.where(true, logits, -logits)  # the logit of what is true: p = sigmoid(right)
-        costs = -F.logsigmoid(right)
-        if gamma:
-            costs = costs * (gamma * F.logsigmoid(-right)).exp()  # (1 - p)^gamma, finite slopes for any gamma
-        if alpha is not None:
-            costs = costs * torch.where(true, alpha, 1 - alpha)
+        true = targets.to(logits.dtype)
+        if not torch.equal(true * true, true):
+            raise ValueError("targets must be 0 or 1; labels that count from 1, as Market-1501's file does, need a - 1")
+        costs = _FocalCosts.apply(logits, true, gamma, alpha)
         return costs.mean() if reduction == "mean" else costs
+
+
+class _FocalCosts(torch.autograd.Function):
+    """- w q^gamma log p  with p = sigmoid(r) the probability of the truth and q = 1 - p; its slope by r is
+    w q^gamma (gamma p log p - q) : finite wherever p is 0 or 1, for any gamma, and one tensor to keep."""
+
+    @staticmethod
+    def forward(ctx, logits, true, gamma, alpha):
+        sign = 2 * true - 1
+        log_p = F.logsigmoid(logits * sign)  # of r, the logit of the truth
+        q = torch.expm1(log_p).neg_()
+        slope = (1 - q).mul_(log_p).mul_(gamma).sub_(q).mul_(sign)
+        weight = q.pow_(gamma)
+        if alpha is not None:
+            weight.mul_(1 - alpha + true * (2 * alpha - 1))
+        ctx.save_for_backward(slope.mul_(weight))
+        return log_p.mul_(weight).neg_()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        (slope,) = ctx.saved_tensors
+        return gradient * slope, None, None, None
 
 
 def attribute_costs(logits, answers, questions, form="focal", gamma=2.0, alpha=0.25):

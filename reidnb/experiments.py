@@ -8,7 +8,6 @@ and it is run anew.
 import ast
 import functools
 import hashlib
-import inspect
 import json
 import logging
 import os
@@ -22,19 +21,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from reidnb import __version__, evaluation, losses, tables
-from reidnb.alignment import local_distance_matrix
-from reidnb.attributes import ask
+from reidnb import __version__, evaluation, tables
 from reidnb.batches import Augmentation
-from reidnb.datasets import DATASETS, ReIDDataset, open_dataset, relabel
-from reidnb.descriptors import colour_histogram
+from reidnb.datasets import DATASETS, ReIDDataset, open_dataset
 from reidnb.files import cache_root, locked, write_aside
-from reidnb.models import Students, build_model, check_weights, weights_fingerprint
+from reidnb.models import check_weights, weights_fingerprint
 from reidnb.recipes import PROFILES, Recipe
 from reidnb.recipes import recipe as resolve
-from reidnb.training import autocast, choose_device, elect, embed, train
+from reidnb.training import autocast, choose_device
+from reidnb.trials import build, make
 
 __all__ = ["Result", "check_parameters", "claims", "kept_results", "results", "run", "statements"]
 
@@ -43,7 +39,7 @@ PACKAGE = Path(__file__).parent
 RESULTS = PACKAGE.parent / "results"
 CODE_THAT_MATTERS = (
     *("attributes.py", "batches.py", "losses.py", "alignment.py", "evaluation"),
-    *("training.py", "descriptors.py", "models"),
+    *("training.py", "descriptors.py", "models", "trials.py"),
 )
 
 
@@ -89,7 +85,7 @@ class Result:
         if not self.state:
             raise ValueError(f"{self.recipe.name} learns nothing: there is no model")
         start = np.zeros(len(self.statements)) if self.statements else None
-        model = _model(replace(self.recipe, weights=None), len(self.state["classifier.weight"]), start)
+        model = build(replace(self.recipe, weights=None), len(self.state["classifier.weight"]), start)
         model.load_state_dict({name: torch.from_numpy(value) for name, value in self.state.items()})
         return model.eval()
 
@@ -150,18 +146,13 @@ def run(recipe, dataset="synthetic", profile="quick", seed=0, device=None, **cha
     with locked(path):
         kept = _load(path)
         if kept is None:
-            made = _make(plan, data, seed, device, path.with_suffix(".checkpoint"))
+            made = make(plan, data, seed, device, path.with_suffix(".checkpoint"))
             base = resolve(recipe, profile)  # what was changed in name only is no change
             changed = {k: v for k, v in sorted(changes.items()) if k not in recipe_fields or getattr(base, k) != v}
             changed = ", ".join(f"{k}={v!r}" for k, v in sorted((data.options | changed).items()))
-            made["about"] |= {
-                "recipe": asdict(plan),
-                "dataset": data.name,
-                "profile": recorded,
-                "seed": int(seed),
-                "changes": changed,
-            }
-            write_aside(path, lambda file: _save(file, made))
+            about = {"recipe": asdict(plan), "dataset": data.name, "profile": recorded, "seed": int(seed)}
+            about |= {"changes": changed, "made": _circumstances(device)}
+            write_aside(path, lambda file: _save(file, made, about))
             path.with_suffix(".checkpoint").unlink(missing_ok=True)
             kept = _load(path)
     return replace(kept, profile=profile)
@@ -188,9 +179,6 @@ def kept_results():
     return [result for result in map(_load, paths) if result is not None]
 
 
-# --------------------------------------------------------------------------------------------------------- making one
-
-
 def _open(dataset, plan, options):
     if not isinstance(dataset, ReIDDataset):
         return open_dataset(dataset, size=plan.size, **options)
@@ -204,128 +192,19 @@ def _open(dataset, plan, options):
     return dataset
 
 
-def _make(plan, data, seed, device, checkpoint):
-    """Train, embed, score -> a dict of arrays and, under "about", of what JSON can hold."""
-    state, history, peer = {}, [], None
-    outputs = (plan.compare, *["local"] * bool(plan.local), *["attributes"] * bool(plan.attribute_weight))
-    questions = ask(data, plan.question and (plan.question,)) if plan.attribute_weight else None
-    answers = questions.answers(data.train.attributes) if questions else None
-    asked, statements = {}, []
-    if plan.model == "colour_histogram":
-
-        def features_of(images):
-            return [colour_histogram(images)]
-
-    else:
-        labels, people = relabel(data.train.pids)
-        torch.manual_seed(seed)
-        start = _start(plan, questions) if questions else None
-        model = net = _model(plan, len(people), start)
-        if plan.peer:
-            peer = _model(replace(plan, model=plan.peer), len(people), start)
-            net = Students(model, peer)
-        history = train(net, data.train.images, labels, plan, seed, device, checkpoint, questions, answers)
-        if questions:
-            asked = dict(zip(("losses", "votes"), elect(model, data.train.images, questions, answers, plan, device)))
-        state = {f"state/{name}": value.cpu().numpy() for name, value in model.state_dict().items()}
-
-        def features_of(images, model=model):
-            found = embed(model, images, device, flip=plan.flip_test, compare=outputs)
-            whole = F.normalize(found[0].flatten(1))  # stripes in a row, where they are what is compared
-            return [whole.numpy(), *(more.numpy() for more in found[1:])]
-
-    started = time.perf_counter()
-    (query, *more_query), (gallery, *more_gallery) = features_of(data.query.images), features_of(data.gallery.images)
-    seconds = sum(line["seconds"] for line in history) + time.perf_counter() - started
-    pool, pool_features = data.gallery, gallery
-    if data.multi_query is not None:
-        pool, pool_features = data.multi_query, features_of(data.multi_query.images)[0]
-    many = evaluation.multi_query_features(
-        query, data.query.pids, data.query.camids, pool_features, pool.pids, pool.camids
-    )
-    ids = data.query.pids, data.gallery.pids, data.query.camids, data.gallery.camids
-    scores, multi_query = (evaluation.evaluate_features(q, gallery, *ids) for q in (query, many))
-    also = {"multi_query": multi_query, "rerank": _reranked(query, gallery, *ids)}
-    if plan.local:
-        also |= _by_stripes(plan, query, gallery, more_query[0], more_gallery[0], *ids)
-    if questions:
-        said = [model.attributes.answer(torch.from_numpy(logits)) for logits in (more_query[-1], more_gallery[-1])]
-        asked |= dict(zip(("query", "gallery"), (logits.numpy() for logits in said)))
-        also["attributes"] = evaluation.evaluate_features(*(logits.sigmoid().numpy() for logits in said), *ids)
-        statements = _statements(questions, asked["gallery"], data.gallery.attributes, asked["losses"])
-    if peer:
-        theirs = (features_of(split.images, peer)[0] for split in (data.query, data.gallery))
-        also["peer"] = evaluation.evaluate_features(*theirs, *ids)
-    about = {
-        "history": history,
-        "seconds": seconds,
-        "pairs": asdict(evaluation.verify_features(query, gallery, *ids)),
-        "statements": statements,
-        "made": {
-            "device": torch.cuda.get_device_name()
-            if device.type == "cuda"
-            else f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
-            "torch": torch.__version__.split("+")[0],
-            "commit": _commit(),
-            "date": time.strftime("%Y-%m-%d"),
-        },
-    }
-    return {
-        "query": query,
-        "gallery": gallery,
-        **state,
-        "about": about,
-        "scores": _flat(scores),
-        **{f"also/{name}": _flat(found) for name, found in also.items()},
-        **{f"attributes/{name}": values for name, values in asked.items()},
-    }
+# -------------------------------------------------------------------------------------------------------- keeping one
 
 
-def _model(plan, classes, start=None):
-    return build_model(
-        plan.model,
-        classes,
-        plan.weights,
-        plan.last_stride,
-        verify=plan.verification_weight > 0,
-        parts=plan.parts,
-        local_width=plan.local_width,
-        part_classes=plan.part_weight > 0,
-        start=start,
-        attribute_parts=plan.attribute_parts,
-        attribute_overlap=plan.attribute_overlap,
-    )
-
-
-def _start(plan, questions):
-    if not plan.blind_start:
-        return torch.zeros(len(questions.statements))
-    return losses.blind_logits(questions, plan.attribute_loss, plan.focal_gamma, plan.focal_alpha)
-
-
-def _statements(questions, logits, attributes, costs):
-    """How well each statement is recognised, and in which stripe (from 0) at the lowest loss -> a dict a statement, as
-    JSON and results/attributes.csv hold it."""
-    found = asdict(evaluation.attribute_scores(logits, questions.answers(attributes), questions.groups))
-    found |= {"stripe": np.repeat(costs.argmin(0), [group.stop - group.start for group in questions.groups])}
-    shares = questions.shares.tolist()
-    lines = zip(questions.statements, shares, *(values.tolist() for values in found.values()))
-    return [dict(zip(("statement", "train_share", *found), line)) for line in lines]
-
-
-def _reranked(query, gallery, query_pids, gallery_pids, query_camids, gallery_camids):
-    """Scores after re-ranking; junk, which no query may see, is left out of the neighbourhoods too."""
-    known = gallery_pids != -1
-    distances = evaluation.rerank(query, gallery[known])
-    return evaluation.evaluate(distances, query_pids, gallery_pids[known], query_camids, gallery_camids[known])
-
-
-def _by_stripes(plan, query, gallery, local_query, local_gallery, *ids):
-    """Scores by the local distance alone, and by the global one plus the mean of a path's cells."""
-    aligned = plan.local == "aligned"
-    local = local_distance_matrix(local_query, local_gallery, aligned)
-    both = evaluation.euclidean_distances(query, gallery) + local / (2 * plan.parts - 1 if aligned else plan.parts)
-    return {"local": evaluation.evaluate(local, *ids), "both": evaluation.evaluate(both, *ids)}
+def _save(path, made, about):
+    """`made` as `trials.make` gives it; `about`: which run it is."""
+    about |= {"history": made.history, "seconds": made.seconds, "statements": made.statements}
+    arrays = {"query": made.query, "gallery": made.gallery, "scores": _flat(made.scores)}
+    arrays |= {f"also/{name}": _flat(scores) for name, scores in made.also.items()}
+    arrays |= {f"state/{name}": value for name, value in made.state.items()}
+    arrays |= {f"attributes/{name}": values for name, values in made.attributes.items()}
+    about = json.dumps(about | {"pairs": asdict(made.pairs)}).encode()
+    with open(path, "wb") as file:
+        np.savez(file, about=np.frombuffer(about, np.uint8), **arrays)
 
 
 def _flat(scores):
@@ -337,14 +216,6 @@ def _unflat(values):
     return evaluation.Scores(
         float(values[0]), float(values[1]), values[4 : 4 + ranks], values[4 + ranks :], int(values[2])
     )
-
-
-# -------------------------------------------------------------------------------------------------------- keeping one
-
-
-def _save(path, made):
-    with open(path, "wb") as file:
-        np.savez(file, **{**made, "about": np.frombuffer(json.dumps(made["about"]).encode(), np.uint8)})
 
 
 def _load(path):
@@ -414,9 +285,17 @@ def _code():
                 ):
                     body.pop(0)
             digest.update(ast.dump(tree).encode())
-    for function in (_make, _model, _reranked, _by_stripes, _start, _statements):
-        digest.update(ast.dump(ast.parse(inspect.getsource(function))).encode())
     return digest.hexdigest()
+
+
+def _circumstances(device):
+    cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    return {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else cpu,
+        "torch": torch.__version__.split("+")[0],
+        "commit": _commit(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
 
 
 def _commit():

@@ -198,7 +198,7 @@ VARIATIONS = (
     # notebook 04: whose vote counts, stripes and their overlap; alpha; DeepSAR's other networks
     *(("alfo", {"vote": vote}) for vote in ("image", "mean")),
     *(("alfo", {"attribute_parts": parts}) for parts in (2, 4, 8)),
-    ("alfo", {"attribute_overlap": 0.0}),
+    *(("alfo", {"attribute_overlap": overlap}) for overlap in (0.0, 0.25, 0.75)),
     ("alfo", {"blind_start": False}),
     ("alfo_no_focal", {"attribute_weight": 0.1}),
     *(("apr_focal", changes) for changes in (BCE, {"focal_alpha": 0.75})),

@@ -11,11 +11,12 @@ FLOORS = [
     {"synthetic", "losses", "alignment", "evaluation", "descriptors", "attributes"},
     {"datasets", "batches", "models"},
     {"training", "recipes", "tables"},
+    {"trials"},
     {"experiments", "pretraining"},
     {"plots", "game"},  # may draw anything, except make experiments
     {"__main__"},
 ]
-FORBIDDEN = {"plots": {"experiments", "pretraining"}}
+FORBIDDEN = {"plots": {"experiments", "pretraining", "trials"}}
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 

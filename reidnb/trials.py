@@ -1,0 +1,147 @@
+"""One trial: a recipe trained on a dataset and tested by the protocol. `experiments.run` keeps what comes out."""
+
+import time
+from dataclasses import asdict, replace
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from reidnb import evaluation, losses
+from reidnb.alignment import local_distance_matrix
+from reidnb.attributes import ask
+from reidnb.datasets import relabel
+from reidnb.descriptors import colour_histogram
+from reidnb.models import Students, build_model
+from reidnb.training import elect, embed, train
+
+__all__ = ["build", "make"]
+
+
+def make(plan, data, seed, device, checkpoint=None):
+    """Train, embed, score -> a namespace of `history`, `seconds`, the model's `state`, what it says of `query` and
+    `gallery`, and what that is worth; see `experiments.Result`."""
+    net, peer, history, questions, vote = None, None, [], None, {}
+    if plan.model != "colour_histogram":
+        labels, people = relabel(data.train.pids)
+        questions = ask(data, plan.question and (plan.question,)) if plan.attribute_weight else None
+        answers = questions.answers(data.train.attributes) if questions else None
+        start = _start(plan, questions) if questions else None
+        torch.manual_seed(seed)
+        model = net = build(plan, len(people), start)
+        if plan.peer:
+            peer = build(replace(plan, model=plan.peer), len(people), start)
+            net = Students(model, peer)
+        history = train(net, data.train.images, labels, plan, seed, device, checkpoint, questions, answers)
+        if questions:
+            vote = dict(zip(("losses", "votes"), elect(model, data.train.images, questions, answers, plan, device)))
+        net = model
+
+    started = time.perf_counter()
+    query, gallery = (_features(plan, net, split.images, device) for split in (data.query, data.gallery))
+    seconds = sum(line["seconds"] for line in history) + time.perf_counter() - started
+    ids = data.query.pids, data.gallery.pids, data.query.camids, data.gallery.camids
+    also = {"multi_query": _multi_query(plan, net, data, query.whole, gallery.whole, device)}
+    also["rerank"] = _reranked(query.whole, gallery.whole, *ids)
+    if plan.local:
+        also |= _by_stripes(plan, query.whole, gallery.whole, query.local, gallery.local, *ids)
+    statements = []
+    if questions:
+        vote |= {"query": query.attributes, "gallery": gallery.attributes}
+        looks = (1 / (1 + np.exp(-logits)) for logits in (query.attributes, gallery.attributes))
+        also["attributes"] = evaluation.evaluate_features(*looks, *ids)
+        statements = _statements(questions, gallery.attributes, data.gallery.attributes, vote["losses"])
+    if peer:
+        theirs = (_features(plan, peer, split.images, device).whole for split in (data.query, data.gallery))
+        also["peer"] = evaluation.evaluate_features(*theirs, *ids)
+    return SimpleNamespace(
+        history=history,
+        seconds=seconds,
+        state={name: value.cpu().numpy() for name, value in net.state_dict().items()} if net else {},
+        query=query.whole,
+        gallery=gallery.whole,
+        scores=evaluation.evaluate_features(query.whole, gallery.whole, *ids),
+        also=also,
+        pairs=evaluation.verify_features(query.whole, gallery.whole, *ids),
+        attributes=vote,
+        statements=statements,
+    )
+
+
+def build(plan, classes, start=None):
+    """The recipe's model, with so many training identities; `start` (K,) where it has an attribute head."""
+    return build_model(
+        plan.model,
+        classes,
+        plan.weights,
+        plan.last_stride,
+        verify=plan.verification_weight > 0,
+        parts=plan.parts,
+        local_width=plan.local_width,
+        part_classes=plan.part_weight > 0,
+        start=start,
+        attribute_parts=plan.attribute_parts,
+        attribute_overlap=plan.attribute_overlap,
+    )
+
+
+def _start(plan, questions):
+    """The logits at which the attribute head begins."""
+    if not plan.blind_start:
+        return torch.zeros(len(questions.statements))
+    return losses.blind_logits(questions, plan.attribute_loss, plan.focal_gamma, plan.focal_alpha)
+
+
+def _features(plan, model, images, device):
+    """What a model says of images: `whole` (N, D), of unit length; `local` stripes and logits of `attributes` where
+    the recipe has them."""
+    if model is None:
+        return SimpleNamespace(whole=colour_histogram(images))
+    more = ["local"] * bool(plan.local) + ["attributes"] * bool(plan.attribute_weight)
+    whole, *found = embed(model, images, device, flip=plan.flip_test, compare=(plan.compare, *more))
+    found = dict(zip(more, found))
+    if "attributes" in found:
+        found["attributes"] = model.attributes.answer(found["attributes"])
+    whole = F.normalize(whole.flatten(1))  # stripes in a row, where they are what is compared
+    return SimpleNamespace(whole=whole.numpy(), **{name: values.numpy() for name, values in found.items()})
+
+
+# ------------------------------------------------------------------------------------------------------ further scores
+
+
+def _multi_query(plan, model, data, query, gallery, device):
+    """Scores with the mean of all of a person's pictures from the query's camera; Market-1501 has extra ones."""
+    pool, pool_features = data.gallery, gallery
+    if data.multi_query is not None:
+        pool, pool_features = data.multi_query, _features(plan, model, data.multi_query.images, device).whole
+    many = evaluation.multi_query_features(
+        query, data.query.pids, data.query.camids, pool_features, pool.pids, pool.camids
+    )
+    ids = data.query.pids, data.gallery.pids, data.query.camids, data.gallery.camids
+    return evaluation.evaluate_features(many, gallery, *ids)
+
+
+def _reranked(query, gallery, query_pids, gallery_pids, query_camids, gallery_camids):
+    """Scores after re-ranking; junk, which no query may see, is left out of the neighbourhoods too."""
+    known = gallery_pids != -1
+    distances = evaluation.rerank(query, gallery[known])
+    return evaluation.evaluate(distances, query_pids, gallery_pids[known], query_camids, gallery_camids[known])
+
+
+def _by_stripes(plan, query, gallery, local_query, local_gallery, *ids):
+    """Scores by the local distance alone, and by the global one plus the mean of a path's cells."""
+    aligned = plan.local == "aligned"
+    local = local_distance_matrix(local_query, local_gallery, aligned)
+    both = evaluation.euclidean_distances(query, gallery) + local / (2 * plan.parts - 1 if aligned else plan.parts)
+    return {"local": evaluation.evaluate(local, *ids), "both": evaluation.evaluate(both, *ids)}
+
+
+def _statements(questions, logits, attributes, costs):
+    """How well each statement is recognised, and in which stripe (from 0) at the lowest loss -> a dict a statement, as
+    JSON and results/attributes.csv hold it."""
+    found = asdict(evaluation.attribute_scores(logits, questions.answers(attributes), questions.groups))
+    found |= {"stripe": np.repeat(costs.argmin(0), [group.stop - group.start for group in questions.groups])}
+    shares = questions.shares.tolist()
+    lines = zip(questions.statements, shares, *(values.tolist() for values in found.values()))
+    return [dict(zip(("statement", "train_share", *found), line)) for line in lines]

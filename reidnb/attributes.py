@@ -59,17 +59,18 @@ class Questions:
 
     def words(self, k):
         """Statement k as people say it."""
-        return WORDS.get(self.statements[k], self.statements[k].replace("age=", ""))
+        return WORDS.get(self.statements[k], self.statements[k].removeprefix("age="))
 
 
 def ask(dataset, only=None):
     """The questions that a dataset's attributes answer -> Questions; with `only`, names of questions, no others.
 
     Colours are told by their names (upred, downblue); of the other columns those that hold 0 and 1 are one statement,
-    those that hold more a statement a class. Raises ValueError for a dataset without attributes, or an unknown name.
+    those that hold more a statement for each value that occurs in training. Raises ValueError for a dataset without
+    attributes, or an unknown name.
     """
     train, names = dataset.train.attributes, tuple(dataset.attribute_names)
-    if train is None:
+    if train is None or not names:
         raise ValueError(
             f"{dataset.name} has no attributes. The built-in world has; for Market-1501 and DukeMTMC-reID put "
             "market_attribute.mat or duke_attribute.mat into the dataset's folder"
@@ -77,14 +78,16 @@ def ask(dataset, only=None):
     questions = {}  # name -> list of (statement, column, value)
     for column, name in enumerate(names):
         garment = next((worn for worn in WORN if name in {worn + colour for colour in COLOURS}), None)
-        classes = len(CLASSES.get(name, ())) or int(train[:, column].max(initial=0)) + 1
+        highest = int(train[:, column].max(initial=0))
+        labels = CLASSES.get(name, ())
+        labels = labels if highest < len(labels) else [*map(str, np.unique(train[:, column][train[:, column] >= 0]))]
         if garment:
             questions.setdefault(WORN[garment], []).append((name, column, 1))
-        elif classes <= 2:
+        elif highest <= 1 and name not in CLASSES:
             questions[name] = [(name, column, 1)]
         else:
-            labels = CLASSES.get(name, range(classes))
-            questions[name] = [(f"{name}={label}", column, value) for value, label in enumerate(labels)]
+            values = range(len(labels)) if name in CLASSES and highest < len(CLASSES[name]) else map(int, labels)
+            questions[name] = [(f"{name}={label}", column, value) for value, label in zip(values, labels)]
     if only is not None:
         if unknown := sorted(set(only) - set(questions)):
             raise ValueError(f"{dataset.name} does not answer {', '.join(unknown)}; it answers {', '.join(questions)}")

@@ -258,7 +258,7 @@ def _key(plan, data, seed, device, profile="full"):
         "title": "",
         "profile": profile,
         "bf16": autocast(device)._enabled,
-        "dataset": [data.name, data.fingerprint],
+        "dataset": [data.name, data.fingerprint, *(data.attribute_names if plan.attribute_weight else ())],
         "seed": int(seed),
         "device": device.type,
         "start": [weights_fingerprint(model, plan.weights) for model in (plan.model, plan.peer) if model],

@@ -118,7 +118,7 @@ def focal_loss(logits, targets, gamma=2.0, alpha=0.25, reduction="mean"):
         if not torch.equal(true * true, true):
             raise ValueError("targets must be 0 or 1; labels that count from 1, as Market-1501's file does, need a - 1")
         costs = _FocalCosts.apply(logits, true, gamma, alpha)
-        return costs.mean() if reduction == "mean" else costs
+        return costs.sum() / max(costs.numel(), 1) if reduction == "mean" else costs
 
 
 class _FocalCosts(torch.autograd.Function):

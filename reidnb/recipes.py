@@ -102,6 +102,9 @@ class Recipe:
         if self.attribute_parts < 1 or not 0 <= self.attribute_overlap < 1:
             given = f"{self.attribute_parts!r} and {self.attribute_overlap!r}"
             raise ValueError(f"recipe {self.name}: attributes need a stripe and an overlap from 0 to 1, got {given}")
+        if not self.focal_gamma >= 0 or self.focal_alpha is not None and not 0 <= self.focal_alpha <= 1:
+            given = f"{self.focal_gamma!r} and {self.focal_alpha!r}"
+            raise ValueError(f"recipe {self.name}: focal loss needs a gamma from 0 on, an alpha in 0..1; got {given}")
         if not 0 <= self.label_noise < 1:
             raise ValueError(f"recipe {self.name}: label_noise must be a share from 0 to 1, got {self.label_noise!r}")
         for name in ("epochs", "p", "k", "lr"):

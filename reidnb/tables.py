@@ -113,7 +113,9 @@ def statement_scores(statements, name, metric="f1", dataset="synthetic", profile
     DataFrame, a row a statement in the dataset's order and a column a seed; empty where it was not run."""
     profile = "full" if profile == "quick" else profile
     here = statements[(statements.dataset == dataset) & (statements.profile == profile)]
-    here = here[[run_name(row.recipe, row.changes) == name for row in here.itertuples()]]
+    here = here[np.array([run_name(row.recipe, row.changes) == name for row in here.itertuples()], bool)]
+    if here.empty:
+        return pd.DataFrame()
     return 100 * here.pivot(index="statement", columns="seed", values=metric).reindex(here.statement.unique())
 
 

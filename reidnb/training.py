@@ -215,6 +215,7 @@ def elect(model, images, questions, answers, recipe, device=None):
     `train` takes them -> the mean loss of each stripe in each question (stripes, M), and the share of the images for
     which it has the lowest.
     """
+    model.to(choose_device(device))  # before inference mode: `trust` is written below
     logits = embed(model, images, device, flip=recipe.flip_test, compare="attributes")
     costs, asked = losses.attribute_costs(logits, torch.as_tensor(answers), questions, **_form(recipe))
     count = asked.sum(0).clamp(min=1)

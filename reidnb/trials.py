@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.special import expit
 
 from reidnb import evaluation, losses
 from reidnb.alignment import local_distance_matrix
@@ -39,7 +40,7 @@ def make(plan, data, seed, device, checkpoint=None):
         net = model
 
     started = time.perf_counter()
-    query, gallery = (_features(plan, net, split.images, device) for split in (data.query, data.gallery))
+    query, gallery = (_features(plan, net, split.images, device, questions) for split in (data.query, data.gallery))
     seconds = sum(line["seconds"] for line in history) + time.perf_counter() - started
     ids = data.query.pids, data.gallery.pids, data.query.camids, data.gallery.camids
     also = {"multi_query": _multi_query(plan, net, data, query.whole, gallery.whole, device)}
@@ -49,7 +50,7 @@ def make(plan, data, seed, device, checkpoint=None):
     statements = []
     if questions:
         vote |= {"query": query.attributes, "gallery": gallery.attributes}
-        looks = (1 / (1 + np.exp(-logits)) for logits in (query.attributes, gallery.attributes))
+        looks = (expit(logits) for logits in (query.attributes, gallery.attributes))
         also["attributes"] = evaluation.evaluate_features(*looks, *ids)
         statements = _statements(questions, gallery.attributes, data.gallery.attributes, vote["losses"])
     if peer:
@@ -93,18 +94,30 @@ def _start(plan, questions):
     return losses.blind_logits(questions, plan.attribute_loss, plan.focal_gamma, plan.focal_alpha)
 
 
-def _features(plan, model, images, device):
-    """What a model says of images: `whole` (N, D), of unit length; `local` stripes and logits of `attributes` where
-    the recipe has them."""
+def _features(plan, model, images, device, questions=None):
+    """What a model says of images: `whole` (N, D), of unit length; `local` stripes where the recipe has them; with
+    questions, log-odds of `attributes`."""
     if model is None:
         return SimpleNamespace(whole=colour_histogram(images))
-    more = ["local"] * bool(plan.local) + ["attributes"] * bool(plan.attribute_weight)
+    more = ["local"] * bool(plan.local) + ["attributes"] * bool(questions)
     whole, *found = embed(model, images, device, flip=plan.flip_test, compare=(plan.compare, *more))
     found = dict(zip(more, found))
     if "attributes" in found:
-        found["attributes"] = model.attributes.answer(found["attributes"])
+        said = model.attributes.answer(found["attributes"])
+        found["attributes"] = _log_odds(said, questions) if plan.attribute_loss == "softmax" else said
     whole = F.normalize(whole.flatten(1))  # stripes in a row, where they are what is compared
     return SimpleNamespace(whole=whole.numpy(), **{name: values.numpy() for name, values in found.items()})
+
+
+def _log_odds(logits, questions):
+    """Logits (N, K) whose softmax is a question's answer -> log-odds of the answer's probabilities. A softmax leaves
+    its logits open by a constant, different for each image, so that they cannot be compared between images."""
+    logits = logits.clone()
+    for group in questions.groups:
+        if group.stop - group.start > 1:
+            log_p = logits[:, group].log_softmax(1)
+            logits[:, group] = log_p - torch.log1p(-log_p.exp().clamp(max=1 - 1e-6))
+    return logits
 
 
 # ------------------------------------------------------------------------------------------------------ further scores

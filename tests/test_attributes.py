@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sklearn import metrics
 from torchvision.ops import sigmoid_focal_loss
 
+from reidnb import trials
 from reidnb.attributes import Questions, ask
 from reidnb.datasets import layouts, open_dataset
 from reidnb.evaluation import attribute_scores, decide
@@ -129,6 +130,25 @@ def test_columns_of_ones_own():
     assert asked.shares.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1 / 3, 1 / 2]), "of what is known"
 
 
+def test_values_that_occur_make_the_statements():
+    asked = ask(dataset([[30, 7], [61, 7], [-1, 9]], ("age", "luggage")))
+    assert asked.statements == ("age=30", "age=61", "luggage=7", "luggage=9"), "an age in years has no class name"
+    assert asked.words(0) == "30" and asked.words(2) == "luggage=7"
+    assert asked.answers([[61, 7]]).tolist() == [[0, 1, 1, 0]]
+    assert ask(dataset([[0], [0]], ("age",))).statements[1] == "age=teenager", "named, though only one occurs"
+
+
+def test_softmax_logits_become_comparable():
+    """A softmax does not know a constant added to an image's logits; log-odds must not either."""
+    logits, answers, asked = random_case(1, images=30, unknown=0.0)
+    logits, moved = logits[:, 0], logits[:, 0].clone()
+    moved[:, 1:5] += torch.randn(30, 1, dtype=torch.float64) * 5
+    one, other = (trials._log_odds(x, asked) for x in (logits, moved))
+    assert torch.allclose(one, other, atol=1e-6) and torch.equal(one[:, 0], logits[:, 0])
+    assert torch.allclose(one[:, 1:5].sigmoid(), logits[:, 1:5].softmax(1), atol=1e-5)
+    assert (decide(one, asked.groups) == decide(logits, asked.groups)).all()
+
+
 def test_only_some_questions():
     asked = ask(dataset([[0, 2, 1], [1, 0, 0]], ("hat", "age", "upblue")), only=("upcolour", "hat"))
     assert asked.names == ("hat", "upcolour") and asked.groups == (slice(0, 1), slice(1, 2))
@@ -196,6 +216,10 @@ def test_focal_loss_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         inside = focal_loss(logits.bfloat16(), targets)
     assert inside.dtype == torch.float32 and torch.equal(inside, focal_loss(logits.bfloat16().float(), targets))
+
+
+def test_focal_loss_of_nothing():
+    assert focal_loss(torch.zeros(0), torch.zeros(0)) == 0
 
 
 def test_focal_loss_refuses():
@@ -488,6 +512,9 @@ def test_logits_keep_their_size():
 def test_recipes_refuse():
     for changes in ({"attribute_parts": 0}, {"attribute_overlap": 1.0}):
         with pytest.raises(ValueError, match="attributes need a stripe and an overlap from 0 to 1, got"):
+            recipe("alfo", **changes)
+    for changes in ({"focal_gamma": -1.0}, {"focal_alpha": 1.5}):
+        with pytest.raises(ValueError, match="focal loss needs a gamma from 0 on, an alpha in 0..1; got"):
             recipe("alfo", **changes)
     for field, value in (("vote", "lowest"), ("attribute_loss", "bce")):
         with pytest.raises(ValueError, match=f"{field} must be one of"):

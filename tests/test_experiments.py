@@ -383,6 +383,7 @@ def test_the_table_of_statements(asked, monkeypatch, tmp_path):
     assert list(scores.columns) == [0] and list(scores.index) == [line["statement"] for line in asked.statements]
     np.testing.assert_allclose(scores[0] / 100, [line["accuracy"] for line in asked.statements], atol=1e-4)
     assert not len(tables.statement_scores(again, "apr", "accuracy"))
+    assert not len(tables.statement_scores(again, alfo, "accuracy", "market1501", "laptop"))
 
 
 def test_attributes_need_a_dataset_that_has_them(home, no_training):
@@ -394,7 +395,7 @@ def test_attributes_need_a_dataset_that_has_them(home, no_training):
 
 # ---- the key --------------------------------------------------------------------------------------------------------
 
-DATA = SimpleNamespace(name="world", fingerprint="abc")
+DATA = SimpleNamespace(name="world", fingerprint="abc", attribute_names=("hat",))
 PLAN = recipe("baseline_scratch", parts=8, peer="small_xception")  # so that each field alone may take another value
 OTHER = {
     "name": "x",
@@ -460,7 +461,12 @@ def test_every_field_of_a_recipe_is_in_the_key(field):
 
 
 def test_what_else_is_in_the_key(monkeypatch):
-    keys = {key(), key(seed=1), key(device="cuda"), key(data=SimpleNamespace(name="world", fingerprint="abd"))}
+    keys = {
+        key(),
+        key(seed=1),
+        key(device="cuda"),
+        key(data=SimpleNamespace(name="world", fingerprint="abd", attribute_names=("hat",))),
+    }
     keys.add(key(replace(PLAN, augmentation=replace(PLAN.augmentation, colour=0.2))))
     monkeypatch.setattr(torch, "__version__", "9.9.9+cpu")
     keys.add(key())

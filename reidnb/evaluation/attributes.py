@@ -14,7 +14,7 @@ class AttributeScores:
     `share`: how many of the images are true; `accuracy`; `balanced`, the mean of the shares found among the true and
     among the untrue images (the literature's mean accuracy, mA; 0.5 for a constant answer); `f1` of precision and
     recall among the true ones; `ap`, the average precision of the ranking by logit, which no threshold moves. NaN
-    where no image is true, or (balanced, ap) all are.
+    where nothing is known, f1 where no image is true, balanced and ap also where all are.
     """
 
     share: np.ndarray

@@ -33,7 +33,10 @@ def style():
             "axes.titlesize": 11,
             "axes.labelsize": 10,
             "font.size": 10,
-            "legend.frameon": False,
+            "legend.frameon": True,  # white, so that no grid line runs through the words
+            "legend.edgecolor": "white",
+            "legend.framealpha": 0.85,
+            "legend.fancybox": False,
         },
     )
 

@@ -10,8 +10,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-__all__ = ["Augmentation", "MEAN", "STD", "make_batch", "pk_batches", "shuffled_batches", "wrong_labels"]
+__all__ = [
+    "Augmentation",
+    "MEAN",
+    "STD",
+    "Styled",
+    "fakes",
+    "make_batch",
+    "pk_batches",
+    "shuffled_batches",
+    "with_copies",
+    "wrong_labels",
+]
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of RGB in [0, 1]: what pretrained weights expect
 
@@ -81,6 +93,37 @@ def wrong_labels(labels, share, rng):
     return people[index]
 
 
+# ------------------------------------------------------------------------------- pictures in the style of other cameras
+
+
+@dataclass(frozen=True)
+class Styled:
+    """N pictures and their copies in the style of each of C cameras (`reidnb.stargan`)."""
+
+    images: np.ndarray  # uint8 (N, 3, H, W)
+    camids: np.ndarray  # int64 (N,) which camera took them
+    copies: np.ndarray  # uint8 (N, C, 3, H, W)
+
+
+def with_copies(styled, indices, copies, rng):
+    """Pictures, each followed by `copies` of it in the styles of other cameras, drawn by lot -> uint8
+    (len(indices) * (1 + copies), 3, H, W) and int64 labels 0..len(indices)-1: a picture and its copies are one class,
+    all others apart (the LSTM paper, section 2.2)."""
+    cameras = styled.copies.shape[1]
+    if not 0 < copies < cameras:
+        raise ValueError(f"copies must lie between 1 and {cameras - 1}, the cameras that did not take it; got {copies}")
+    others = np.argsort(rng.random((len(indices), cameras - 1)), axis=1)[:, :copies]
+    others += others >= styled.camids[indices, None]
+    pictures = np.concatenate([styled.images[indices][:, None], styled.copies[indices[:, None], others]], 1)
+    return pictures.reshape(-1, *pictures.shape[2:]), np.repeat(np.arange(len(indices)), 1 + copies)
+
+
+def fakes(styled, indices, rng):
+    """One copy of each picture, in the style of another camera drawn by lot -> uint8 (len(indices), 3, H, W)."""
+    pictures, _ = with_copies(styled, np.asarray(indices), 1, rng)
+    return pictures[1::2]
+
+
 # -------------------------------------------------------------------------------------------- how a picture is varied
 
 
@@ -92,9 +135,10 @@ class Augmentation:
     pad: float = 0.08  # shift by up to this share of the height, filling with black: 10 of 128 pixels
     erase: float = 0.5  # probability that a rectangle of 2-33 % of the picture is erased (Zhong et al., 2017)
     colour: float = 0.0  # strength of brightness and contrast jitter, and half as much of each channel's own gain
+    crop: float = 1.0  # least share of the picture's area that is cut out, 2 to 3 times as high as wide, and enlarged
 
     def __post_init__(self):
-        for name, most in (("flip", 1), ("pad", 0.5), ("erase", 1), ("colour", 1)):
+        for name, most in (("flip", 1), ("pad", 0.5), ("erase", 1), ("colour", 1), ("crop", 1)):
             if not 0 <= getattr(self, name) <= most:
                 raise ValueError(f"{name} must lie between 0 and {most}, got {getattr(self, name)!r}")
 
@@ -108,6 +152,7 @@ class Draws:
     boxes: np.ndarray  # int (N, 4): top, bottom, left, right of what is erased; empty where nothing is
     gain: np.ndarray  # float32 (N, 3): factor on the pixel value
     offset: np.ndarray  # float32 (N, 3): added to it (in 0..255)
+    cuts: np.ndarray | None = None  # float32 (N, 2, 3): the affine map of what is cut out and enlarged
 
 
 def draw(n, height, width, augmentation, rng):
@@ -132,7 +177,25 @@ def draw(n, height, width, augmentation, rng):
         boxes,
         gain.astype(np.float32),
         (128 * (1 - contrast) + brightness + 0 * gain).astype(np.float32),
+        _cuts(n, height, width, a.crop, rng) if a.crop < 1 else None,
     )
+
+
+def _cuts(n, height, width, least, rng):
+    """Rectangles of an area in [least, 1] and 2 to 3 times as high as wide, as far as they fit in (the LSTM paper,
+    section 3.2) -> (N, 2, 3), from the new picture's coordinates to the old one's, both in [-1, 1]."""
+    area, aspect = rng.uniform(least, 1, n) * height * width, rng.uniform(2, 3, n)
+    size = np.stack([np.sqrt(area / aspect) / width, np.sqrt(area * aspect) / height], 1).clip(max=1)
+    cuts = np.zeros((n, 2, 3), np.float32)
+    cuts[:, 0, 0], cuts[:, 1, 1] = size.T
+    cuts[:, :, 2] = (2 * rng.random((n, 2)) - 1) * (1 - size)
+    return cuts
+
+
+def _enlarge(pictures, cuts):
+    """Normalised pictures (N, 3, H, W), each replaced by what its cut shows."""
+    grid = F.affine_grid(torch.as_tensor(cuts, device=pictures.device), list(pictures.shape), align_corners=False)
+    return F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
 
 
 def make_batch(images, indices, augmentation=None, rng=None, device="cpu", out=None):
@@ -159,6 +222,8 @@ def make_batch(images, indices, augmentation=None, rng=None, device="cpu", out=N
         values = out.numpy()
         for picture, (top, bottom, left, right) in zip(values, draws.boxes.tolist()):
             picture[:, top:bottom, left:right] = 0  # zero is the mean colour
+    if draws is not None and draws.cuts is not None:
+        out = _enlarge(out, draws.cuts)
     return out.to(device, non_blocking=True)
 
 
@@ -213,4 +278,5 @@ def _make_on_device(images, indices, draws):
     erased = ((y >= boxes[:, :1]) & (y < boxes[:, 1:2]))[:, None, :, None] & (
         (x >= boxes[:, 2:3]) & (x < boxes[:, 3:])
     )[:, None, None, :]
-    return batch.masked_fill_(erased, 0)
+    batch = batch.masked_fill_(erased, 0)
+    return batch if draws.cuts is None else _enlarge(batch, draws.cuts)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["colour_histogram"]
+__all__ = ["DESCRIPTORS", "colour_histogram", "lomo"]
 
 
 def colour_histogram(images, stripes=6, bins=8):
@@ -34,3 +34,47 @@ def _hsv(image):
     spread = np.where(high > low, high - low, 1)
     hue = np.where(high == r, (g - b) / spread, np.where(high == g, 2 + (b - r) / spread, 4 + (r - g) / spread))
     return (hue / 6) % 1, (high - low) / np.where(high > 0, high, 1), high
+
+
+def lomo(images, window=8, step=4, bins=8):
+    """A small form of LOMO (Liao et al., 2015) -> (N, D) float32 of length 1.
+
+    images: uint8 (N, 3, H, W), H at least `window`. In square windows, half overlapping, a joint histogram of hue,
+    saturation and value (bins^3) and one of texture (ternary patterns of the four neighbours, 81 bins); of all
+    windows in a row the largest count of each bin is kept, so that it does not matter where in the row someone
+    stands. The original's Retinex, its three scales and its learned metric (XQDA) are left out.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or images.dtype != np.uint8:
+        raise ValueError(f"images must be uint8 (N, 3, H, W), got {images.dtype} {images.shape}")
+    height, width = images.shape[2:]
+    tops, lefts = np.arange(0, height - window + 1, step), np.arange(0, width - window + 1, step)
+    rows = (tops[:, None, None, None] + np.arange(window)[:, None]) + np.zeros((1, len(lefts), 1, window), int)
+    columns = (lefts[:, None, None] + np.arange(window)) + np.zeros((len(tops), 1, window, 1), int)
+    place = np.arange(len(tops) * len(lefts)).reshape(len(tops), len(lefts), 1, 1)
+    out = []
+    for image in images:
+        colour = np.zeros((height, width), int)
+        for channel in _hsv(image):
+            colour = colour * bins + np.minimum((channel * bins).astype(int), bins - 1)
+        found = []
+        for kinds, total in ((colour, bins**3), (_ternary_patterns(image), 81)):
+            cells = place * total + kinds[rows, columns]
+            counts = np.bincount(cells.ravel(), minlength=place.size * total).reshape(len(tops), len(lefts), total)
+            logs = np.log1p(counts.max(1)).ravel()
+            found.append(logs / np.linalg.norm(logs))
+        out.append(np.concatenate(found))
+    return np.asarray(out, np.float32).reshape(len(images), -1) / np.float32(np.sqrt(2))
+
+
+def _ternary_patterns(image, tolerance=0.3):
+    """SILTP of the four neighbours at distance 2 of one uint8 picture (3, H, W) -> codes 0..80 (H, W)."""
+    grey = image.mean(0)
+    around = np.pad(grey, 2, mode="edge")
+    codes = np.zeros(grey.shape, int)
+    for dy, dx in ((0, 2), (4, 2), (2, 0), (2, 4)):
+        other = around[dy : dy + grey.shape[0], dx : dx + grey.shape[1]]
+        codes = 3 * codes + (other > (1 + tolerance) * grey) + 2 * (other < (1 - tolerance) * grey)
+    return codes
+
+
+DESCRIPTORS = {"colour_histogram": colour_histogram, "lomo": lomo}

@@ -24,11 +24,13 @@ import torch
 
 from reidnb import __version__, evaluation, tables
 from reidnb.batches import Augmentation
-from reidnb.datasets import DATASETS, ReIDDataset, open_dataset
+from reidnb.datasets import ReIDDataset, check_name, open_dataset
+from reidnb.descriptors import DESCRIPTORS
 from reidnb.files import cache_root, locked, write_aside
 from reidnb.models import check_weights, weights_fingerprint
 from reidnb.recipes import PROFILES, Recipe
 from reidnb.recipes import recipe as resolve
+from reidnb.stargan import styles_fingerprint
 from reidnb.training import autocast, choose_device
 from reidnb.trials import build, make
 
@@ -39,7 +41,7 @@ PACKAGE = Path(__file__).parent
 RESULTS = PACKAGE.parent / "results"
 CODE_THAT_MATTERS = (
     *("attributes.py", "batches.py", "losses.py", "alignment.py", "evaluation"),
-    *("training.py", "descriptors.py", "models", "trials.py"),
+    *("training.py", "descriptors.py", "models", "stargan.py", "trials.py"),
 )
 
 
@@ -49,7 +51,8 @@ class Result:
 
     `scores` are Scores and `also` further ones by name: "multi_query", "rerank" (k-reciprocal), with a local branch
     "local" and "both" (by the stripes' distance, and by its sum with the global one), with attributes "attributes"
-    (by what the network says of people's looks), and the other student's as "peer". `pairs` are PairScores; `history`
+    (by what the network says of people's looks), with branches "branches" (by their triplet features), and the other
+    student's as "peer". `pairs` are PairScores; `history`
     holds a dict an epoch; `features.query` (Q, D) and `features.gallery` (G, D) are the embeddings in the dataset's
     order; `seconds` is the time of training and embedding; `changes` says what was changed in the recipe or the
     dataset; `about` with which device, versions and commit the run was made.
@@ -85,9 +88,13 @@ class Result:
         if not self.state:
             raise ValueError(f"{self.recipe.name} learns nothing: there is no model")
         start = np.zeros(len(self.statements)) if self.statements else None
-        model = build(replace(self.recipe, weights=None), len(self.state["classifier.weight"]), start)
+        model = build(replace(self.recipe, weights=None), self._classes(), start)
         model.load_state_dict({name: torch.from_numpy(value) for name, value in self.state.items()})
         return model.eval()
+
+    def _classes(self):
+        heads = [value for name, value in self.state.items() if name.endswith("classifier.weight")]
+        return len(heads[0])  # each of them knows all training identities
 
     def row(self):
         """The run as a row of results/runs.csv."""
@@ -135,9 +142,9 @@ def run(recipe, dataset="synthetic", profile="quick", seed=0, device=None, **cha
     device = choose_device(device)
     recipe_fields = {f.name for f in fields(Recipe)}
     plan = resolve(recipe, profile, **{k: v for k, v in changes.items() if k in recipe_fields})
-    if plan.model == "colour_histogram":
+    if plan.model in DESCRIPTORS:
         seed = 0  # nothing is drawn by lot: one run stands for all seeds
-    for model in {plan.model, plan.peer} - {None, "colour_histogram"}:
+    for model in {plan.model, plan.peer} - {None, *DESCRIPTORS}:
         check_weights(model, plan.weights)
     data = _open(dataset, plan, {k: v for k, v in changes.items() if k not in recipe_fields})
     recorded = "full" if profile == "quick" else profile  # the same settings: quick is full's first seed
@@ -162,8 +169,7 @@ def check_parameters(profile, dataset, seed, device):
     """Refuse, with a clear ValueError, a notebook's parameters that cannot be meant."""
     if profile not in PROFILES:
         raise ValueError(f"profile must be one of {', '.join(PROFILES)}; got {profile!r}")
-    if dataset not in DATASETS:
-        raise ValueError(f"dataset must be one of {', '.join(DATASETS)}; got {dataset!r}")
+    check_name(dataset)
     check_seed(seed)
     choose_device(device)
 
@@ -262,6 +268,7 @@ def _key(plan, data, seed, device, profile="full"):
         "seed": int(seed),
         "device": device.type,
         "start": [weights_fingerprint(model, plan.weights) for model in (plan.model, plan.peer) if model],
+        "styles": styles_fingerprint() if plan.adapt or plan.fakes else "",
         "code": _code(),
         "torch": torch.__version__.split("+")[0],
     }

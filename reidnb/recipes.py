@@ -7,7 +7,8 @@ import difflib
 from dataclasses import dataclass, field, fields, replace
 
 from reidnb.batches import Augmentation
-from reidnb.models import MODELS
+from reidnb.descriptors import DESCRIPTORS
+from reidnb.models import BRANCHES, MODELS
 
 __all__ = ["METRICS", "PROFILES", "RECIPES", "VARIATIONS", "Recipe", "recipe"]
 
@@ -21,9 +22,12 @@ class Recipe:
     name: str
     title: str
     # the model
-    model: str = "small"  # one of reidnb.models.MODELS, or "colour_histogram", which learns nothing
+    model: str = "small"  # one of reidnb.models.MODELS, or of reidnb.descriptors.DESCRIPTORS, which learn nothing
     weights: str | None = "drawn"  # where the backbone starts: "drawn", "imagenet", None (random) or a file
     last_stride: int = 1  # of a ResNet
+    pooling: str = "avg"  # of the map: "avg", "max", or "both", their sum
+    branches: str | None = None  # one of reidnb.models.BRANCHES: the LSTM paper's, in place of neck and classifier
+    dropout: float = 0.5  # in them
     size: tuple[int, int] = (64, 32)  # height and width of the pictures
     # the batches
     p: int = 16  # identities in a batch
@@ -57,6 +61,14 @@ class Recipe:
     attribute_overlap: float = 0.5  # what a stripe shares with the next, as a share of its height
     vote: str = "stripe"  # whose answer counts, see losses.voted_loss: "stripe", "image" or, all alike, "mean"
     question: str | None = None  # the only one asked; None: all that the dataset answers
+    # another domain, known by its pictures and cameras alone
+    adapt: str | None = None  # what the metric loss does with them: "style", for themselves; "domain", beside ours
+    target_p: int = 8  # of its pictures in a batch
+    copies: int = 3  # of each, in the styles of other cameras
+    fresh_norm: bool = False  # batch norm's statistics are taken from the target at the end (AdaBN)
+    # generated pictures of the training people
+    fakes: float = 0.0  # in a batch, as a share of the real ones: copies in the styles of other cameras (CamStyle)
+    fake_labels: str = "smooth"  # "own": they are who they were; "smooth": by 0.9 (LSR); "uniform": nobody (LSRO)
     # mutual learning
     peer: str | None = None  # the other student: one of reidnb.models.MODELS
     class_mutual: float = 0.0  # weight of the KL divergence between the students' classifications
@@ -71,16 +83,20 @@ class Recipe:
     schedule: str = "cosine"  # or "step": a factor 0.1 at each of `steps`
     steps: tuple[int, ...] = ()
     # the test
-    compare: str = "embedding"  # or "features": after the BNNeck or before it; or "local": the stripes in a row
+    compare: str = "embedding"  # or "features": after the BNNeck or before it; "local", "branch_features": in a row
     flip_test: bool = True  # average a picture's embedding with its mirror image's
 
     def __post_init__(self):
         allowed = {
-            "model": (*MODELS, "colour_histogram"),
+            "model": (*MODELS, *DESCRIPTORS),
             "optimizer": ("adamw", "adam", "sgd"),
             "schedule": ("cosine", "step"),
             "metric": (None, *METRICS),
-            "compare": ("embedding", "features", "local"),
+            "compare": ("embedding", "features", "local", "branch_features"),
+            "pooling": ("avg", "max", "both"),
+            "branches": (None, *BRANCHES),
+            "adapt": (None, "style", "domain"),
+            "fake_labels": ("own", "smooth", "uniform"),
             "local": (None, "rigid", "aligned"),
             "mining": ("global", "local", "both", "each"),
             "peer": (None, *MODELS),
@@ -97,6 +113,13 @@ class Recipe:
             raise ValueError(f"recipe {self.name}: local distances go with TriHard and a margin, got {given}")
         if self.parts < 0 or self.parts < 1 and (self.local or self.part_weight or self.compare == "local"):
             raise ValueError(f"recipe {self.name}: local features need stripes; parts is {self.parts!r}, 8 is usual")
+        if self.adapt and (not self.metric or self.local or self.peer or self.fakes):
+            raise ValueError(f"recipe {self.name}: adapting needs a metric loss, without stripes, peer or fakes")
+        if self.fakes and (self.branches or self.metric or not 0 < self.fakes <= 1):
+            given = f"{self.fakes!r} with metric {self.metric!r} and branches {self.branches!r}"
+            raise ValueError(f"recipe {self.name}: fakes, a share up to 1, go with plain identification; got {given}")
+        if self.branches and (self.local or self.part_weight or self.verification_weight or self.peer):
+            raise ValueError(f"recipe {self.name}: branches go without stripes, verification and peer")
         if self.peer is None and (self.class_mutual or self.metric_mutual):
             raise ValueError(f"recipe {self.name}: mutual learning needs a second student; peer is None")
         if self.attribute_parts < 1 or not 0 <= self.attribute_overlap < 1:
@@ -259,7 +282,7 @@ def recipe(name, profile="quick", **changes):
         base = RECIPES[name]
     else:
         raise ValueError(f"unknown recipe {name!r}{_near(name, RECIPES)}; there are {', '.join(RECIPES)}")
-    if base.model != "colour_histogram":
+    if base.model not in DESCRIPTORS:
         scratch = SCRATCH.get(profile, {}) if changes.get("weights", base.weights) is None else {}
         changes = {**_under(profile, base), **scratch, **changes}
     elif profile == "paper":

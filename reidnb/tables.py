@@ -33,7 +33,7 @@ __all__ = [
 
 IDENTIFIES = ["recipe", "dataset", "changes", "profile", "seed"]  # what makes two rows the same run
 SCORES = ["mAP", "rank1", "rank5", "rank10", "mINP"]
-FURTHER = ("multi_query", "rerank", "local", "both", "peer", "attributes")  # scores beside the main ones
+FURTHER = ("multi_query", "rerank", "local", "both", "peer", "attributes", "branches")  # scores beside the main ones
 ALSO = [f"{name}_{score}" for name in FURTHER for score in ("mAP", "rank1")]
 ATTRIBUTES = [f"{kind}_{score}" for score in ("f1", "balanced", "ap") for kind in ("attribute", "rare", "common")]
 RARE = 0.1  # a statement is rare when it is true of less than this share of the training images

@@ -15,27 +15,32 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 from tqdm.auto import tqdm
 
 from reidnb import losses
 from reidnb.alignment import local_distances, rigid_distances
-from reidnb.batches import make_batch, pk_batches, shuffled_batches, wrong_labels
+from reidnb.batches import fakes, make_batch, pk_batches, shuffled_batches, with_copies, wrong_labels
 from reidnb.files import write_aside
 
-__all__ = ["TrainingDiverged", "autocast", "choose_device", "elect", "embed", "train"]
+__all__ = ["TrainingDiverged", "autocast", "choose_device", "elect", "embed", "renew_norms", "train"]
 
 LOCAL_DISTANCES = {"rigid": rigid_distances, "aligned": local_distances}
 SIGNS = ("length", "active_triplets", "active_anchors")  # in a line of history beside the loss terms
 log = logging.getLogger("reidnb")
 
 
-def train(model, images, labels, recipe, seed=0, device=None, checkpoint=None, questions=None, answers=None):
+def train(
+    model, images, labels, recipe, seed=0, device=None, checkpoint=None, questions=None, answers=None, styled=None
+):
     """Train `model` in place on images (uint8, N x 3 x H x W) with labels 0..C-1 -> history, a dict an epoch.
 
     `recipe` (reidnb.recipes.Recipe) holds every hyper-parameter. `questions` (attributes.Questions) and the images'
-    `answers` (N, K) are what a recipe with attributes learns besides. With `checkpoint`, a path, the state after each
-    epoch is kept there: the same call after a kill goes on from it and ends at the same numbers, since every epoch
-    draws from (seed, epoch) alone. Raises TrainingDiverged when a loss term is not finite.
+    `answers` (N, K) are what a recipe with attributes learns besides. `styled` (batches.Styled) are the target's
+    pictures under a recipe that adapts, or the images themselves with the copies that a recipe with fakes adds.
+    With `checkpoint`, a path, the state after each epoch is kept there: the same call after a kill goes on from it
+    and ends at the same numbers, since every epoch draws from (seed, epoch) alone. Raises TrainingDiverged when a
+    loss term is not finite.
     """
     device = choose_device(device)
     model.to(device).train()
@@ -51,18 +56,19 @@ def train(model, images, labels, recipe, seed=0, device=None, checkpoint=None, q
             for group in optimizer.param_groups:
                 group["lr"] = rate
             batch = make_batch(images, indices, recipe.augmentation, rng, device, out=batch)
+            more, theirs = more_pictures(styled, indices, labels, recipe, rng)
+            people = torch.as_tensor(np.r_[labels[indices], theirs], device=device)
             with autocast(device):
-                output = model(batch)
-            people = torch.as_tensor(labels[indices], device=device)
+                output = model(batch if more is None else torch.cat([batch, more.to(device)]))
             known = None if answers is None else torch.as_tensor(answers[indices], device=device)
-            terms = loss_terms(output, people, recipe, questions, known)
+            terms = all_terms(output, people, len(indices), recipe, questions, known)
             loss = sum(terms.values())
             if not torch.isfinite(loss):
                 raise TrainingDiverged(recipe, epoch, step, rate, terms)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            for name, value in {**terms, "loss": loss, **vital_signs(output, people, recipe)}.items():
+            for name, value in {**terms, "loss": loss, **vital_signs(output, people, len(indices), recipe)}.items():
                 sums[name] = sums.get(name, 0.0) + value.detach()
         means = {name: float(value) / len(batches) for name, value in sums.items()}
         history.append({"epoch": epoch + 1, **means, "lr": rate, "seconds": time.perf_counter() - started})
@@ -71,11 +77,63 @@ def train(model, images, labels, recipe, seed=0, device=None, checkpoint=None, q
     return history
 
 
+def more_pictures(styled, indices, labels, recipe, rng):
+    """What joins a batch of labelled images: pictures of the target with their copies, each a class of its own, or
+    fakes -> normalised pictures (M, 3, H, W) or None, and their labels (M,)."""
+    if recipe.adapt and recipe.metric_weight:
+        chosen = rng.choice(len(styled.images), min(recipe.target_p, len(styled.images)), replace=False)
+        pictures, theirs = with_copies(styled, chosen, recipe.copies, rng)
+        theirs = theirs + labels.max() + 1
+    elif recipe.fakes:
+        chosen = rng.choice(indices, max(1, round(recipe.fakes * len(indices))), replace=False)
+        pictures, theirs = fakes(styled, chosen, rng), labels[chosen]
+    else:
+        return None, labels[:0]
+    return make_batch(pictures, np.arange(len(pictures)), recipe.augmentation, rng), theirs
+
+
+def all_terms(output, labels, labelled, recipe, questions=None, answers=None):
+    """`loss_terms` of the first `labelled` pictures, and what those after them add: the domain loss, or the fakes'."""
+    if labelled == len(labels):
+        return loss_terms(output, labels, recipe, questions, answers)
+    ours, theirs = rows(output, slice(labelled)), rows(output, slice(labelled, None))
+    terms = loss_terms(ours, labels[:labelled], recipe, questions, answers)
+    if recipe.adapt == "domain":  # eq. 3: over source, target and copies, whatever the domain
+        terms[recipe.metric] = metric_term(output, labels, recipe)
+    elif recipe.adapt == "style":  # two losses, no triplet across the domains
+        terms["style"] = metric_term(theirs, labels[labelled:], recipe)
+    else:
+        smoothing = {"own": 0.0, "smooth": 0.1, "uniform": 1.0}[recipe.fake_labels]
+        terms["fakes"] = recipe.identity_weight * losses.cross_entropy(theirs.logits, labels[labelled:], smoothing)
+    return terms
+
+
+def rows(output, which):
+    """The Output of some of the images, without what is said of pairs or by another student."""
+    values = output._asdict() | {"pairs": None, "peer": None}
+    return type(output)(**{name: value if value is None else value[which] for name, value in values.items()})
+
+
+def heads(output):
+    """(features, logits) of each branch; a model without branches is one itself."""
+    if output.branch_features is None:
+        return [(output.features, output.logits)]
+    return list(zip(output.branch_features.unbind(1), output.branch_logits.unbind(1)))
+
+
+def metric_term(output, labels, recipe):
+    """The weighted metric loss, over the branches in sum."""
+    loss = getattr(losses, f"{recipe.metric}_loss")
+    more = {"quadruplet": [recipe.margin2], "improved_triplet": [recipe.pull]}.get(recipe.metric, [])
+    return recipe.metric_weight * sum(loss(features, labels, recipe.margin, *more) for features, _ in heads(output))
+
+
 def loss_terms(output, labels, recipe, questions=None, answers=None):
     """The weighted terms of the loss, by name: what is summed, printed, and shown when training diverges."""
     terms, smoothing = {}, recipe.label_smoothing
     if recipe.identity_weight:
-        terms["identity"] = recipe.identity_weight * losses.cross_entropy(output.logits, labels, smoothing)
+        costs = sum(losses.cross_entropy(logits, labels, smoothing) for _, logits in heads(output))
+        terms["identity"] = recipe.identity_weight * costs
     if recipe.verification_weight:
         terms["verification"] = recipe.verification_weight * losses.verification_loss(output.pairs, labels)
     if recipe.part_weight:
@@ -88,9 +146,7 @@ def loss_terms(output, labels, recipe, questions=None, answers=None):
     if recipe.local:
         terms |= metric_terms(output, labels, recipe)
     elif recipe.metric:
-        metric_loss = getattr(losses, f"{recipe.metric}_loss")
-        more = {"quadruplet": [recipe.margin2], "improved_triplet": [recipe.pull]}.get(recipe.metric, [])
-        terms[recipe.metric] = recipe.metric_weight * metric_loss(output.features, labels, recipe.margin, *more)
+        terms[recipe.metric] = metric_term(output, labels, recipe)
     if output.peer is not None:
         theirs = loss_terms(output.peer, labels, recipe, questions, answers)
         terms = {name: value + theirs[name] for name, value in terms.items()}
@@ -128,12 +184,13 @@ def mutual_terms(output, peer, recipe):
     return terms
 
 
-def vital_signs(output, labels, recipe):
+def vital_signs(output, labels, labelled, recipe):
     """How training fares, whatever its loss: the features' mean length and, in P x K batches, the share of triplets
     and of anchors that a margin of 0.3 would still move. A share of triplets that rises to 1: collapse."""
-    signs = {"length": output.features.detach().norm(dim=1).mean()}
+    features, labels = heads(output)[0][0].detach()[:labelled], labels[:labelled]
+    signs = {"length": features.norm(dim=1).mean()}
     if recipe.needs_pairs:
-        signs["active_triplets"], signs["active_anchors"] = losses.active_shares(output.features, labels, margin=0.3)
+        signs["active_triplets"], signs["active_anchors"] = losses.active_shares(features, labels, margin=0.3)
     return signs
 
 
@@ -206,6 +263,23 @@ def embed(model, images, device=None, batch=256, flip=True, compare="embedding")
     model.train(was_training)
     found = [torch.cat(parts) for parts in out]
     return found[0] if isinstance(compare, str) else found
+
+
+@torch.no_grad()
+def renew_norms(model, images, device=None, batch=256):
+    """Take the statistics of every batch norm anew, from `images`, in place (AdaBN, Li et al., 2016)."""
+    device = choose_device(device)
+    norms = [layer for layer in model.modules() if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    momenta = [layer.momentum for layer in norms]
+    for layer in norms:
+        layer.reset_running_stats()
+        layer.momentum = None  # the mean over all batches
+    model.to(device).train()
+    for start in range(0, len(images), batch):
+        with autocast(device):
+            model(make_batch(images, np.arange(start, min(start + batch, len(images))), device=device))
+    for layer, momentum in zip(norms, momenta):
+        layer.momentum = momentum
 
 
 def elect(model, images, questions, answers, recipe, device=None):

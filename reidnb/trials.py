@@ -12,19 +12,22 @@ from scipy.special import expit
 from reidnb import evaluation, losses
 from reidnb.alignment import local_distance_matrix
 from reidnb.attributes import ask
+from reidnb.batches import Augmentation, make_batch
 from reidnb.datasets import relabel
-from reidnb.descriptors import colour_histogram
+from reidnb.descriptors import DESCRIPTORS
 from reidnb.models import Students, build_model
-from reidnb.training import elect, embed, train
+from reidnb.recipes import recipe
+from reidnb.stargan import all_styles, painter_of, restyle
+from reidnb.training import elect, embed, renew_norms, train
 
-__all__ = ["build", "make"]
+__all__ = ["build", "camera_classifier", "make", "style_scores"]
 
 
 def make(plan, data, seed, device, checkpoint=None):
     """Train, embed, score -> a namespace of `history`, `seconds`, the model's `state`, what it says of `query` and
     `gallery`, and what that is worth; see `experiments.Result`."""
     net, peer, history, questions, vote = None, None, [], None, {}
-    if plan.model != "colour_histogram":
+    if plan.model not in DESCRIPTORS:
         labels, people = relabel(data.train.pids)
         questions = ask(data, plan.question and (plan.question,)) if plan.attribute_weight else None
         answers = questions.answers(data.train.attributes) if questions else None
@@ -34,7 +37,10 @@ def make(plan, data, seed, device, checkpoint=None):
         if plan.peer:
             peer = build(replace(plan, model=plan.peer), len(people), start)
             net = Students(model, peer)
-        history = train(net, data.train.images, labels, plan, seed, device, checkpoint, questions, answers)
+        more = questions, answers, _styled(plan, data, device)
+        history = train(net, data.train.images, labels, plan, seed, device, checkpoint, *more)
+        if plan.fresh_norm:
+            renew_norms(net, _target(plan, data).images, device)
         if questions:
             vote = dict(zip(("losses", "votes"), elect(model, data.train.images, questions, answers, plan, device)))
         net = model
@@ -53,6 +59,8 @@ def make(plan, data, seed, device, checkpoint=None):
         looks = (expit(logits) for logits in (query.attributes, gallery.attributes))
         also["attributes"] = evaluation.evaluate_features(*looks, *ids)
         statements = _statements(questions, gallery.attributes, data.gallery.attributes, vote["losses"])
+    if plan.branches:
+        also["branches"] = evaluation.evaluate_features(query.branches, gallery.branches, *ids)
     if peer:
         theirs = (_features(plan, peer, split.images, device).whole for split in (data.query, data.gallery))
         also["peer"] = evaluation.evaluate_features(*theirs, *ids)
@@ -84,7 +92,26 @@ def build(plan, classes, start=None):
         start=start,
         attribute_parts=plan.attribute_parts,
         attribute_overlap=plan.attribute_overlap,
+        pooling=plan.pooling,
+        branches=plan.branches,
+        dropout=plan.dropout,
     )
+
+
+def _styled(plan, data, device):
+    """The pictures that join a batch, with their copies by StarGAN: the target's, or the training people's own."""
+    if not (plan.adapt and plan.metric_weight or plan.fakes):
+        return None
+    split = _target(plan, data) if plan.adapt else data.train
+    name = data.name.split("->")[-1 if plan.adapt else 0]
+    return all_styles(split, painter_of(split, name, data.options, device=device), device)
+
+
+def _target(plan, data):
+    if data.target is None:
+        raise ValueError(f"recipe {plan.name} learns from a target's pictures: name the dataset source->target, such "
+                         f"as synthetic_summer->synthetic_winter; got {data.name}")
+    return data.target
 
 
 def _start(plan, questions):
@@ -95,16 +122,19 @@ def _start(plan, questions):
 
 
 def _features(plan, model, images, device, questions=None):
-    """What a model says of images: `whole` (N, D), of unit length; `local` stripes where the recipe has them; with
-    questions, log-odds of `attributes`."""
+    """What a model says of images: `whole` (N, D), of unit length; `local` stripes and
+    `branches` (N, B * 128) where the recipe has them; with questions, log-odds of `attributes`."""
     if model is None:
-        return SimpleNamespace(whole=colour_histogram(images))
+        return SimpleNamespace(whole=DESCRIPTORS[plan.model](images))
     more = ["local"] * bool(plan.local) + ["attributes"] * bool(questions)
+    more += ["branch_features"] * bool(plan.branches)
     whole, *found = embed(model, images, device, flip=plan.flip_test, compare=(plan.compare, *more))
     found = dict(zip(more, found))
     if "attributes" in found:
         said = model.attributes.answer(found["attributes"])
         found["attributes"] = _log_odds(said, questions) if plan.attribute_loss == "softmax" else said
+    if "branch_features" in found:
+        found["branches"] = F.normalize(found.pop("branch_features").flatten(1))
     whole = F.normalize(whole.flatten(1))  # stripes in a row, where they are what is compared
     return SimpleNamespace(whole=whole.numpy(), **{name: values.numpy() for name, values in found.items()})
 
@@ -158,3 +188,52 @@ def _statements(questions, logits, attributes, costs):
     shares = questions.shares.tolist()
     lines = zip(questions.statements, shares, *(values.tolist() for values in found.values()))
     return [dict(zip(("statement", "train_share", *found), line)) for line in lines]
+
+
+# -------------------------------------------------------------------------------------------- what a generator is worth
+
+
+def camera_classifier(split, epochs=2, seed=0, device=None):
+    """A network that tells the cameras of a training split apart, by its pictures as they are -> ReIDModel.
+
+    It knows nothing of the generator, nor the generator of it: whoever fools it looks like that camera's pictures.
+    """
+    plain = Augmentation(pad=0.04, erase=0.0)  # colours stay: they are what a camera is known by
+    plan = recipe("ide", epochs=epochs, label_smoothing=0.0, augmentation=plain)
+    torch.manual_seed(seed)
+    model = build_model("small", int(split.camids.max()) + 1, "drawn")
+    train(model, split.images, split.camids, plan, seed, device)
+    return model.eval()
+
+
+@torch.inference_mode()
+def says_camera(classifier, images, batch=256):
+    """Which camera it takes each picture for -> int64 (N,)."""
+    device, said = next(classifier.parameters()).device, [np.empty(0, np.int64)]
+    for start in range(0, len(images), batch):
+        pixels = make_batch(images, np.arange(start, min(start + batch, len(images))), device=device)
+        said.append(classifier(pixels).logits.argmax(1).cpu().numpy())
+    return np.concatenate(said)
+
+
+def style_scores(generator, data, classifier, finder, device=None):
+    """What a generator's copies of the queries are worth -> dict of shares in [0, 1].
+
+    Each query is painted for every camera but its own; means over the cameras asked for. "camera": how often
+    `classifier` names the camera of a real query; "fooled": how often it names the one that a copy imitates; "rank1"
+    and "mAP" of the real queries by `finder`, a trained model, and "styled_rank1", "styled_mAP" of their copies, in
+    the same gallery by the same rules; "change": mean absolute difference of a pixel, in levels of 255.
+    """
+    query, cameras = data.query, generator.cameras
+    ids = query.pids, data.gallery.pids, query.camids, data.gallery.camids
+    gallery = embed(finder, data.gallery.images, device)
+    real, found = evaluation.evaluate_features(embed(finder, query.images, device), gallery, *ids), []
+    for step in range(1, cameras):
+        asked = (query.camids + step) % cameras
+        copies = restyle(generator, query.images, asked)
+        scores = evaluation.evaluate_features(embed(finder, copies, device), gallery, *ids)
+        change = np.abs(copies.astype(np.int16) - query.images).mean()
+        found.append([(says_camera(classifier, copies) == asked).mean(), scores.rank1, scores.mAP, change])
+    means = dict(zip(("fooled", "styled_rank1", "styled_mAP", "change"), np.mean(found, 0).tolist()))
+    known = float((says_camera(classifier, query.images) == query.camids).mean())
+    return {"camera": known, "rank1": real.rank1, "mAP": real.mAP} | means

@@ -11,6 +11,7 @@ FLOORS = [
     {"synthetic", "losses", "alignment", "evaluation", "descriptors", "attributes"},
     {"datasets", "batches", "models"},
     {"training", "recipes", "tables"},
+    {"stargan"},
     {"trials"},
     {"experiments", "pretraining"},
     {"plots", "game"},  # may draw anything, except make experiments

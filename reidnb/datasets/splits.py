@@ -57,11 +57,12 @@ class ReIDDataset:
     attribute_names: tuple[str, ...] = ()
     multi_query: Split | None = None  # Market-1501's hand-drawn boxes (gt_bbox): more images of the queries' identities
     fingerprint: str = ""             # a digest of all images and labels: the same on every machine that holds the same
+    target: Split | None = None       # of a pair of domains: the target's training images, whose identities are hidden
     options: dict = field(default_factory=dict)  # what `open_dataset` was given beside the name and the size
 
     def __str__(self) -> str:
         lines = [f"{self.name:<12}{'images':>9}{'identities':>12}{'cameras':>9}"]
-        for split in ("train", "query", "gallery", "multi_query"):
+        for split in ("train", "target", "query", "gallery", "multi_query"):
             if (part := getattr(self, split)) is not None:
                 images, identities, cameras = counts(part.pids, part.camids)
                 lines.append(f"{split:<12}{images:>9}{identities:>12}{cameras:>9}")

@@ -5,6 +5,7 @@ images (N, 3, H, W) -> backbone -> map (N, C, h, w) -> mean over h and w -> feat
                                                                                     -> same or not, for each pair (N, N)
                                    -> mean of each stripe -> local features (N, parts, c) -> logits, a stripe each
                                    -> mean of overlapping stripes -> logits of statements (N, stripes, K)
+                                   -> branches: the whole, parts read by an LSTM -> triplet features, logits (N, B, .)
 """
 
 import hashlib
@@ -17,13 +18,16 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
+from reidnb.models.branches import BRANCHES, Branches, pool
 from reidnb.models.resnet import ResNet, xception_form
 from reidnb.models.small import Small
 from reidnb.models.stripes import AttributeHead, Stripes, horizontal_pooling, overlapping_pooling, stripe_edges
 
 __all__ = [
+    "BRANCHES",
     "MODELS",
     "AttributeHead",
+    "Branches",
     "Output",
     "ReIDModel",
     "Students",
@@ -32,6 +36,7 @@ __all__ = [
     "build_model",
     "horizontal_pooling",
     "overlapping_pooling",
+    "pool",
     "save_backbone",
     "stripe_edges",
     "weights_fingerprint",
@@ -52,18 +57,23 @@ class Output(NamedTuple):
     local: torch.Tensor | None = None  # (N, parts, c) unit-length features of the stripes, with a local branch
     part_logits: torch.Tensor | None = None  # (N, parts, classes), with a classifier a stripe
     attributes: torch.Tensor | None = None  # (N, stripes, K) logits of statements, with an attribute head
+    branch_features: torch.Tensor | None = None  # (N, B, 128), with branches: triplets act here, not on the features
+    branch_logits: torch.Tensor | None = None  # (N, B, classes)
     peer: tuple | None = None  # what the other student says, in mutual learning
 
 
 class ReIDModel(nn.Module):
-    """A backbone, global average pooling, a BNNeck (Luo et al., 2019) and a linear classifier over the training
+    """A backbone, global pooling, a BNNeck (Luo et al., 2019) and a linear classifier over the training
     identities.
 
     The neck lets the two losses work on two sides of it: distances on the features, angles on the embedding. Its
-    shift stays zero and the classifier has no bias, so that classes lie around the origin.
+    shift stays zero and the classifier has no bias, so that classes lie around the origin. With `branches` the
+    classifier and the triplets are theirs.
     """
 
-    def __init__(self, backbone, classes, verify=False, stripes=None, attributes=None):
+    def __init__(
+        self, backbone, classes, verify=False, stripes=None, attributes=None, pooling="avg", branches=None
+    ):
         super().__init__()
         self.backbone = backbone
         self.neck = nn.BatchNorm1d(backbone.channels)
@@ -74,17 +84,20 @@ class ReIDModel(nn.Module):
         self.verifier = Verifier(backbone.channels) if verify else None
         self.stripes = stripes
         self.attributes = attributes
+        self.pooling = pooling
+        self.branches = branches
 
     def forward(self, images):
         cells = self.backbone(images)
-        features = cells.float().mean((2, 3))  # float32 from here on, also under autocast
+        features = pool(cells.float(), self.pooling)  # float32 from here on, also under autocast
         embedding = self.neck(features)
         logits = self.classifier(embedding).float() if self.classifier else None
         pairs = self.verifier(embedding) if self.verifier and self.training else None
         local, part_logits = self.stripes(cells) if self.stripes else (None, None)
         local = F.normalize(local, dim=2) if self.stripes else None
         said = self.attributes(cells) if self.attributes else None
-        return Output(features, embedding, logits, cells, pairs, local, part_logits, said)
+        branches = self.branches(cells, features) if self.branches else (None, None)
+        return Output(features, embedding, logits, cells, pairs, local, part_logits, said, *branches)
 
 
 class Students(nn.Module):
@@ -133,12 +146,15 @@ def build_model(
     start=None,
     attribute_parts=1,
     attribute_overlap=0.5,
+    pooling="avg",
+    branches=None,
+    dropout=0.5,
 ):
     """A ReIDModel whose classifier has `classes` outputs (0: none), with `verify` also a Verifier.
 
     With `parts` it has a local branch of so many stripes and `local_width` values each, with `part_classes` also a
     classifier for each of them. With `start` (K,), the logits at which K statements begin, it has an attribute
-    head on `attribute_parts` stripes.
+    head on `attribute_parts` stripes. `branches`, one of BRANCHES, puts the LSTM paper's in the classifier's place.
     name: one of MODELS. weights: None (random, from torch's seed), "drawn" (the small backbone pretrained on drawn
     people, shipped here; see `make pretrain`), "imagenet" (torchvision's, for the ResNets) or the path of a
     .safetensors file with a backbone. Raises ValueError for a name or weights that do not exist or do not fit,
@@ -157,9 +173,13 @@ def build_model(
         xception_form(backbone.blocks if name in DRAWN else backbone)
     if weights not in (None, "imagenet"):
         _load_backbone(backbone, _file(name, weights), name)
-    stripes = Stripes(backbone.channels, parts, local_width, classes * part_classes) if parts else None
+    local = parts and not branches
+    stripes = Stripes(backbone.channels, parts, local_width, classes * part_classes) if local else None
     head = None if start is None else AttributeHead(backbone.channels, start, attribute_parts, attribute_overlap)
-    return ReIDModel(backbone, classes, verify, stripes, head).to(memory_format=torch.channels_last)
+    if branches:
+        branches, classes = Branches(backbone.channels, classes, branches, parts or 3, pooling, dropout), 0
+    model = ReIDModel(backbone, classes, verify, stripes, head, pooling, branches)
+    return model.to(memory_format=torch.channels_last)
 
 
 def check_weights(name, weights):

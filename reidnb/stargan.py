@@ -1,0 +1,375 @@
+"""StarGAN (Choi et al., 2018): one generator that repaints a picture as any camera of a dataset would have taken it.
+
+    generator, history = train_stargan(split.images, split.camids)
+    copies = restyle(generator, split.images[:8], cameras=np.full(8, 3))      # uint8 in, uint8 out
+
+The generator is given a picture and the number of a camera; the discriminator says whether a picture is a real one and
+which camera took it. Nobody has to know who is on the pictures: of an unlabelled target, cameras are all that is known.
+"""
+
+import copy
+import hashlib
+import json
+import logging
+import math
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from reidnb.batches import Styled
+from reidnb.files import cache_root, locked, write_aside
+from reidnb.training import choose_device
+
+__all__ = [
+    "Discriminator",
+    "Generator",
+    "Painter",
+    "StarGAN",
+    "all_styles",
+    "gradient_penalty",
+    "painter_of",
+    "restyle",
+    "styles_fingerprint",
+    "train_stargan",
+]
+
+SHIPPED = Path(__file__).with_name("styles")
+log = logging.getLogger("reidnb")
+
+
+@dataclass(frozen=True)
+class StarGAN:
+    """Everything that decides what a generator becomes, apart from the pictures and the seed."""
+
+    width: int = 32  # channels of the generator at half the picture's size; twice as many at a quarter
+    blocks: int = 3  # residual blocks at a quarter
+    critic_width: int = 16  # channels of the discriminator's first layer, doubled at each halving
+    reconstruction: float = 10.0  # weight of the cycle: there and back again gives the picture
+    own: float = 5.0  # weight of leaving a picture as it is when its own camera is asked for (Taigman et al., 2017)
+    classification: float = 1.0  # weight of the camera
+    penalty: float = 10.0  # weight of the gradient penalty
+    critic: int = 1  # steps of the discriminator for each of the generator's
+    steps: int = 1600  # of the generator
+    batch: int = 16
+    lr: float = 3e-4  # constant for half of the steps, then down to 0 in a straight line
+    average: float = 0.995  # of the generator's weights over the steps, which is what paints in the end
+
+    def __post_init__(self):
+        for name in ("width", "blocks", "critic_width", "critic", "steps", "batch", "lr"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"StarGAN: {name} must be positive, got {getattr(self, name)!r}")
+        for name in ("reconstruction", "own", "classification", "penalty"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"StarGAN: {name} is a weight from 0 on, got {getattr(self, name)!r}")
+
+
+# ------------------------------------------------------------------------------------------------------- two networks
+
+
+class Generator(nn.Module):
+    """Pictures (N, 3, H, W) in [-1, 1] and cameras (N,) -> pictures as those cameras take them; H and W multiples of 4.
+
+    The camera comes as C more channels, all zero but its own. Unlike the original it paints a change, which is added
+    to the picture and is nothing at the start, and it has no instance norm: both keep clothes as they are.
+    """
+
+    def __init__(self, cameras, width=32, blocks=3):
+        super().__init__()
+        self.cameras = cameras
+        self.down = nn.Sequential(
+            *(nn.Conv2d(3 + cameras, width, 4, 2, 1), nn.ReLU()),
+            *(nn.Conv2d(width, 2 * width, 4, 2, 1), nn.ReLU()),
+        )
+        self.blocks = nn.Sequential(*(Residual(2 * width) for _ in range(blocks)))
+        self.up = nn.Sequential(
+            *(nn.Upsample(scale_factor=2), nn.Conv2d(2 * width, width, 3, 1, 1), nn.ReLU()),
+            *(nn.Upsample(scale_factor=2), nn.Conv2d(width, 3, 5, 1, 2)),
+        )
+        nn.init.zeros_(self.up[-1].weight)
+        nn.init.zeros_(self.up[-1].bias)
+
+    def forward(self, pictures, cameras):
+        which = F.one_hot(cameras, self.cameras).to(pictures)[:, :, None, None]
+        asked = torch.cat([pictures, which.expand(-1, -1, *pictures.shape[2:])], 1)
+        return pictures + self.up(self.blocks(self.down(asked)))
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions and a way round them."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, 1, 1), nn.ReLU(), nn.Conv2d(channels, channels, 3, 1, 1)
+        )
+
+    def forward(self, x):
+        return x + self.layers(x)
+
+
+class Discriminator(nn.Module):
+    """Pictures (N, 3, H, W) -> how real each looks (N,), and logits of the camera that took it (N, C).
+
+    Convolutions halve the picture down to 4 x 2 cells; each cell says how real it looks (a PatchGAN), all together
+    which camera it was.
+    """
+
+    def __init__(self, cameras, width=16, size=(64, 32)):
+        super().__init__()
+        depth, layers, inputs = int(math.log2(min(size))) - 1, [], 3
+        for i in range(depth):
+            outputs = min(width * 2**i, 512)
+            layers += [nn.Conv2d(inputs, outputs, 4, 2, 1), nn.LeakyReLU(0.01)]
+            inputs = outputs
+        self.layers = nn.Sequential(*layers)
+        self.real = nn.Conv2d(inputs, 1, 3, 1, 1)
+        self.camera = nn.Conv2d(inputs, cameras, [n // 2**depth for n in size])
+
+    def forward(self, pictures):
+        cells = self.layers(pictures)
+        return self.real(cells).mean((1, 2, 3)), self.camera(cells).flatten(1)
+
+
+def gradient_penalty(critic, real, fake, mix):
+    """WGAN-GP (Gulrajani et al., 2017): mean over pictures of (|gradient of the critic| - 1)^2, taken on the line
+    between a real picture and a fake, at `mix` (N, 1, 1, 1) in [0, 1] from the fake."""
+    between = (mix * real + (1 - mix) * fake).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+
+
+# ----------------------------------------------------------------------------------------------------------- training
+
+
+def train_stargan(images, camids, plan=None, seed=0, device=None, checkpoint=None, every=100):
+    """Train on images (uint8, N x 3 x H x W) and the cameras that took them (N,) -> Generator, history.
+
+    `history` has a dict for every `every` steps, with the means of the weighted terms. With `checkpoint`, a path, the
+    state is kept there as often, and the same call after a kill goes on from it to the same weights. Raises
+    ValueError where there are fewer than two cameras, FloatingPointError when a term is not finite.
+    """
+    plan, device = plan or StarGAN(), choose_device(device)
+    cameras = int(np.max(camids)) + 1 if len(camids) else 0
+    if cameras < 2 or images.shape[2] % 4 or images.shape[3] % 4:
+        raise ValueError(
+            f"StarGAN needs at least two cameras and pictures whose sides are multiples of 4; got {cameras} and "
+            f"{tuple(images.shape[2:])}"
+        )
+    torch.manual_seed(seed)
+    nets = nn.ModuleDict(
+        {
+            "generator": Generator(cameras, plan.width, plan.blocks),
+            "critic": Discriminator(cameras, plan.critic_width, images.shape[2:]),
+        }
+    ).to(device, memory_format=torch.channels_last)
+    nets["average"] = copy.deepcopy(nets["generator"])
+    optimizers = {}
+    for name in ("generator", "critic"):
+        optimizers[name] = torch.optim.Adam(nets[name].parameters(), betas=(0.5, 0.999))
+    history = _resume(checkpoint, nets, optimizers)
+    started, sums = time.perf_counter() - (history[-1]["seconds"] if history else 0.0), {}
+    for step in range(history[-1]["step"] if history else 0, plan.steps):
+        rng = np.random.default_rng((seed, step))
+        for optimizer in optimizers.values():
+            optimizer.param_groups[0]["lr"] = plan.lr * min(1.0, 2 - 2 * step / plan.steps)
+        for _ in range(plan.critic):
+            chosen = rng.integers(0, len(images), plan.batch)
+            real = _pictures(images, chosen, device, flip=rng.random(plan.batch) < 0.5)
+            took = torch.as_tensor(np.asarray(camids)[chosen], device=device)
+            asked = torch.as_tensor(rng.integers(0, cameras, plan.batch), device=device)
+            mix = torch.as_tensor(rng.random((plan.batch, 1, 1, 1)), dtype=torch.float32, device=device)
+            terms = critic_terms(nets, real, took, asked, mix, plan)
+            _step(optimizers["critic"], terms)
+        painted = generator_terms(nets, real, took, asked, plan)
+        _step(optimizers["generator"], painted)
+        _follow(nets["average"], nets["generator"], min(plan.average, (step + 1) / (step + 10)))
+        for name, value in {**terms, **painted}.items():
+            sums[name] = sums.get(name, 0.0) + value.detach()
+        if (step + 1) % every == 0 or step + 1 == plan.steps:
+            count = (step % every) + 1
+            line = {name: float(value) / count for name, value in sums.items()}
+            if not all(map(math.isfinite, line.values())):
+                raise FloatingPointError(f"StarGAN: a term is not finite by step {step + 1}: {line}; try a lower lr")
+            history.append({"step": step + 1, **line, "seconds": time.perf_counter() - started})
+            shown = "  ".join(f"{name} {value:.3f}" for name, value in line.items())
+            log.info("stargan step %d/%d  %s  %.0f s", step + 1, plan.steps, shown, history[-1]["seconds"])
+            _keep(checkpoint, nets, optimizers, history)
+            sums = {}
+    return nets["average"].eval(), history
+
+
+def critic_terms(nets, real, took, asked, mix, plan):
+    """What the discriminator minimises (StarGAN, eq. 1, 2, 5), by name."""
+    with torch.no_grad():
+        fake = nets["generator"](real, asked)
+    real_score, camera = nets["critic"](real)
+    fake_score, _ = nets["critic"](fake)
+    gap = gradient_penalty(lambda pictures: nets["critic"](pictures)[0], real, fake, mix)
+    return {
+        "critic": fake_score.mean() - real_score.mean(),
+        "penalty": plan.penalty * gap,
+        "camera": plan.classification * F.cross_entropy(camera, took),
+    }
+
+
+def generator_terms(nets, real, took, asked, plan):
+    """What the generator minimises (StarGAN, eq. 3, 4, 6; L1 distances), by name."""
+    nets["critic"].requires_grad_(False)
+    fake = nets["generator"](real, asked)
+    score, camera = nets["critic"](fake)
+    terms = {"fool": -score.mean(), "style": plan.classification * F.cross_entropy(camera, asked)}
+    if plan.reconstruction:
+        terms["cycle"] = plan.reconstruction * (real - nets["generator"](fake, took)).abs().mean()
+    if plan.own:
+        terms["own"] = plan.own * (real - nets["generator"](real, took)).abs().mean()
+    nets["critic"].requires_grad_(True)
+    return terms
+
+
+def _step(optimizer, terms):
+    optimizer.zero_grad(set_to_none=True)
+    sum(terms.values()).backward()
+    optimizer.step()
+
+
+@torch.no_grad()
+def _follow(average, generator, share):
+    for kept, new in zip(average.parameters(), generator.parameters()):
+        kept.lerp_(new, 1 - share)
+
+
+def _pictures(images, indices, device, flip=None):
+    """uint8 -> float32 in [-1, 1], some of them mirrored."""
+    chosen = np.asarray(images[indices])
+    if flip is not None:
+        chosen = np.where(flip[:, None, None, None], chosen[..., ::-1], chosen)
+    pictures = torch.from_numpy(chosen).to(device).float().div_(127.5).sub_(1)
+    return pictures.contiguous(memory_format=torch.channels_last)
+
+
+@torch.inference_mode()
+def restyle(generator, images, cameras, batch=256):
+    """Images uint8 (N, 3, H, W) as `cameras` (N,), or one camera for all, would have taken them -> uint8, as many."""
+    cameras = np.broadcast_to(cameras, len(images)).astype(np.int64)
+    if len(cameras) and not 0 <= cameras.min() <= cameras.max() < generator.cameras:
+        raise ValueError(f"cameras count from 0 to {generator.cameras - 1}; got {cameras.min()} to {cameras.max()}")
+    device, out = next(generator.parameters()).device, np.empty(images.shape, np.uint8)
+    for start in range(0, len(images), batch):
+        here = np.arange(start, min(start + batch, len(images)))
+        painted = generator(_pictures(images, here, device), torch.as_tensor(cameras[here], device=device))
+        out[here] = painted.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+    return out
+
+
+# -------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def _keep(path, nets, optimizers, history):
+    if path:
+        state = {"nets": nets.state_dict(), "history": history}
+        state["optimizers"] = {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
+        write_aside(Path(path), lambda file: torch.save(state, file))
+
+
+def _resume(path, nets, optimizers):
+    if not path or not Path(path).exists():
+        return []
+    fresh = copy.deepcopy(nets.state_dict())
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        nets.load_state_dict(state["nets"])
+        for name, optimizer in optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        return state["history"]
+    except Exception as problem:
+        aside = Path(path).with_suffix(".damaged")
+        os.replace(path, aside)
+        log.warning("the checkpoint %s cannot be read (%s): put aside as %s, StarGAN starts anew", path, problem, aside)
+        nets.load_state_dict(fresh)
+        return []
+
+
+# --------------------------------------------------------------------------------------------------- what is kept of it
+
+
+@dataclass(frozen=True)
+class Painter:
+    """A trained generator, how it was trained, and the file it lies in."""
+
+    generator: Generator
+    plan: StarGAN
+    history: list
+    path: Path
+
+
+def painter_of(split, name, options=None, plan=None, seed=0, device=None):
+    """The generator for the cameras of a training split -> Painter: shipped with the package, kept from an earlier
+    call, or trained now (and kept).
+
+    name, options: of the dataset, as `open_dataset` takes them.
+    """
+    plan = plan or StarGAN()
+    what = {"dataset": name, "options": options or {}, "size": list(split.images.shape[2:]), "seed": seed}
+    what = json.loads(json.dumps(what | {"plan": asdict(plan)}, default=int))
+    for path in sorted(SHIPPED.glob("*.safetensors")):
+        if _about(path)["what"] == what:
+            return _load(path)
+    cameras = hashlib.sha256(np.ascontiguousarray(split.camids)).hexdigest()
+    digest = hashlib.sha256(json.dumps([what, cameras, len(split)], sort_keys=True).encode()).hexdigest()[:12]
+    path = cache_root() / "styles" / f"{name}-{digest}.safetensors"
+    with locked(path):
+        if not path.exists():
+            checkpoint = path.with_suffix(".checkpoint")
+            generator, history = train_stargan(split.images, split.camids, plan, seed, device, checkpoint)
+            about = {"what": json.dumps(what), "history": json.dumps(history), "cameras": str(generator.cameras)}
+            state = {k: v.half().contiguous().cpu() for k, v in generator.state_dict().items()}
+            write_aside(path, lambda file: safetensors.torch.save_file(state, file, about))
+            checkpoint.unlink(missing_ok=True)
+    return _load(path)
+
+
+def styles_fingerprint():
+    """What goes into the key of a kept run: the shipped generators' content."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(SHIPPED.glob("*.safetensors")))).hexdigest()
+
+
+def _about(path):
+    with safetensors.safe_open(path, "pt") as file:
+        return {name: json.loads(value) for name, value in file.metadata().items()}
+
+
+def _load(path):
+    about = _about(path)
+    plan = StarGAN(**about["what"]["plan"])
+    generator = Generator(about["cameras"], plan.width, plan.blocks)
+    generator.load_state_dict({k: v.float() for k, v in safetensors.torch.load_file(path).items()})
+    return Painter(generator.to(memory_format=torch.channels_last).eval(), plan, about["history"], path)
+
+
+def all_styles(split, painter, device=None):
+    """Every picture of a split in the style of every camera -> batches.Styled, painted once and kept."""
+    about = [hashlib.sha256(painter.path.read_bytes()).hexdigest(), split.images.shape, split.camids.tolist()]
+    about.append(hashlib.sha256(np.ascontiguousarray(split.images[:: max(1, len(split) // 50)])).hexdigest())
+    digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+    path = cache_root() / "styles" / f"copies-{digest}.npy"
+    with locked(path):
+        if not path.exists():
+            write_aside(path, lambda file: _paint(file, split, painter.generator.to(choose_device(device))))
+    return Styled(split.images, split.camids, np.load(path, mmap_mode="r"))
+
+
+def _paint(path, split, generator):
+    shape = (len(split), generator.cameras, *split.images.shape[1:])
+    out = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    for camera in range(generator.cameras):
+        out[:, camera] = restyle(generator, split.images, camera)
+    out.flush()
+
+

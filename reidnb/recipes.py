@@ -150,6 +150,10 @@ APR = {"attribute_weight": 1.0}
 FOCAL = {"attribute_loss": "focal"}
 BCE = {"focal_gamma": 0.0, "focal_alpha": None}
 ALFO = APR | FOCAL | {"attribute_parts": 6}
+# The LSTM paper's: theta 0.3, margin 0.5, a branch in place of the neck, POOL-5 compared.
+UDA = {"metric": "trihard", "metric_weight": 0.3, "margin": 0.5, "branches": "global", "compare": "features"}
+UDA |= {"lr": 3e-4}
+DOMAIN = UDA | {"adapt": "domain"}
 MC = {"peer": "small_xception", "class_mutual": 1.0}  # classification mutual loss
 MM = MC | {"metric_mutual": 0.1}  # and metric mutual loss
 
@@ -194,6 +198,18 @@ RECIPES = {
             "DeepSAR: one attribute alone (gender)",
             **APR | {"identity_weight": 0.0, "question": "gender"},
         ),
+        # notebook 05
+        Recipe("lomo", "LOMO, a small form: nothing learned", model="lomo", weights=None),
+        Recipe("direct", "Direct transfer: the source alone", **UDA),
+        Recipe("camera_style", "+ camera style", **UDA | {"adapt": "style"}),
+        Recipe("domain", "+ domain loss", **DOMAIN),
+        Recipe("domain_lstm", "+ LSTM branch", **DOMAIN | {"branches": "lstm"}),
+        Recipe(
+            "lstm_uda",
+            "The whole: + max pooling",
+            **DOMAIN | {"branches": "lstm", "pooling": "both"},
+        ),
+        Recipe("camstyle", "CamStyle: identification + copies, smoothed", fakes=1 / 3),
         # notebook 06
         Recipe("aligned", "AlignedReID: the baseline + aligned stripes", metric="trihard", **ALIGNED),
         Recipe("baseline_x", "The baseline in its Xception form", metric="trihard", model="small_xception"),
@@ -234,6 +250,8 @@ VARIATIONS = (
     *(("apr_focal", {"attribute_imbalance": dial, **loss}) for dial in (0.0, 2.0) for loss in ({}, BCE)),
     ("alfo", {"vote": "mean", "attribute_imbalance": 0.0}),
     *((name, {"train_identities": 480, "epochs": 2}) for name in ("ide", "apr", "deepmar")),
+    # notebook 05: what fakes are told to be
+    *(("camstyle", {"fake_labels": labels}) for labels in ("own", "uniform")),
     # notebook 06: mining, zero gradient
     *(("aligned", {"mining": distance}) for distance in ("local", "both")),
     ("aligned_mm", {"zero_gradient": False}),

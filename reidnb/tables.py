@@ -148,8 +148,8 @@ def judge(runs, claims=None):
     for claim in papers()["claim"] if claims is None else claims:
         lower = "below" in claim or claim.get("better") == "lower"
         for dataset, profile in claim["on"]:
-            here = (runs.dataset == dataset) & (runs.profile == profile)
-            difference = _differences(claim, runs[here].assign(name=names[here]))
+            here = runs.profile == profile
+            difference = _differences(claim, runs[here].assign(name=names[here]), dataset)
             gain, spread = difference.mean() if len(difference) else np.nan, _half_width(difference)
             if "below" in claim and len(difference) == 1:
                 spread = 0.0  # nothing learned: the same number whatever the seed
@@ -171,17 +171,19 @@ def judge(runs, claims=None):
     return pd.DataFrame(rows)
 
 
-def _differences(claim, runs):
+def _differences(claim, runs, dataset):
     """Method minus baseline (or minus the bound), one value a seed that both have, in points.
 
-    With `method_from` and `baseline_from` it is what the method changed from that run, minus what the baseline did.
+    With `method_from` and `baseline_from` it is what the method changed from that run, minus what the baseline did;
+    with `method_on` or `baseline_on` a run of another dataset.
     """
 
     def score(who):
         metric = claim.get(f"{who}_metric", claim["metric"])
-        value = runs[runs["name"] == claim[who]].set_index("seed")[metric]
+        here = runs[runs.dataset == claim.get(f"{who}_on", dataset)]
+        value = here[here["name"] == claim[who]].set_index("seed")[metric]
         start = claim.get(f"{who}_from")
-        return value if start is None else value - runs[runs["name"] == start].set_index("seed")[metric]
+        return value if start is None else value - here[here["name"] == start].set_index("seed")[metric]
 
     reference = claim["below"] / 100 if "below" in claim else score("baseline")
     return (100 * (score("method") - reference)).dropna().to_numpy(float)

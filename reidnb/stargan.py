@@ -51,11 +51,10 @@ class StarGAN:
     width: int = 32  # channels of the generator at half the picture's size; twice as many at a quarter
     blocks: int = 3  # residual blocks at a quarter
     critic_width: int = 16  # channels of the discriminator's first layer, doubled at each halving
-    reconstruction: float = 10.0  # weight of the cycle: there and back again gives the picture
-    own: float = 5.0  # weight of leaving a picture as it is when its own camera is asked for (Taigman et al., 2017)
+    reconstruction: float = 20.0  # weight of the cycle: there and back again gives the picture
     classification: float = 1.0  # weight of the camera
     penalty: float = 10.0  # weight of the gradient penalty
-    critic: int = 1  # steps of the discriminator for each of the generator's
+    critic: int = 2  # steps of the discriminator for each of the generator's
     steps: int = 1600  # of the generator
     batch: int = 16
     lr: float = 3e-4  # constant for half of the steps, then down to 0 in a straight line
@@ -65,7 +64,7 @@ class StarGAN:
         for name in ("width", "blocks", "critic_width", "critic", "steps", "batch", "lr"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"StarGAN: {name} must be positive, got {getattr(self, name)!r}")
-        for name in ("reconstruction", "own", "classification", "penalty"):
+        for name in ("reconstruction", "classification", "penalty"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"StarGAN: {name} is a weight from 0 on, got {getattr(self, name)!r}")
 
@@ -227,8 +226,6 @@ def generator_terms(nets, real, took, asked, plan):
     terms = {"fool": -score.mean(), "style": plan.classification * F.cross_entropy(camera, asked)}
     if plan.reconstruction:
         terms["cycle"] = plan.reconstruction * (real - nets["generator"](fake, took)).abs().mean()
-    if plan.own:
-        terms["own"] = plan.own * (real - nets["generator"](real, took)).abs().mean()
     nets["critic"].requires_grad_(True)
     return terms
 

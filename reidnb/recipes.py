@@ -65,6 +65,7 @@ class Recipe:
     adapt: str | None = None  # what the metric loss does with them: "style", for themselves; "domain", beside ours
     target_p: int = 8  # of its pictures in a batch
     copies: int = 3  # of each, in the styles of other cameras
+    styles: str = "stargan"  # who paints the copies; "truth": the built-in world draws them anew, for other cameras
     fresh_norm: bool = False  # batch norm's statistics are taken from the target at the end (AdaBN)
     # generated pictures of the training people
     fakes: float = 0.0  # in a batch, as a share of the real ones: copies in the styles of other cameras (CamStyle)
@@ -96,6 +97,7 @@ class Recipe:
             "pooling": ("avg", "max", "both"),
             "branches": (None, *BRANCHES),
             "adapt": (None, "style", "domain"),
+            "styles": ("stargan", "truth"),
             "fake_labels": ("own", "smooth", "uniform"),
             "local": (None, "rigid", "aligned"),
             "mining": ("global", "local", "both", "each"),
@@ -152,7 +154,7 @@ BCE = {"focal_gamma": 0.0, "focal_alpha": None}
 ALFO = APR | FOCAL | {"attribute_parts": 6}
 # The LSTM paper's: theta 0.3, margin 0.5, a branch in place of the neck, POOL-5 compared.
 UDA = {"metric": "trihard", "metric_weight": 0.3, "margin": 0.5, "branches": "global", "compare": "features"}
-UDA |= {"lr": 3e-4}
+UDA |= {"lr": 3e-4, "epochs": 4}
 DOMAIN = UDA | {"adapt": "domain"}
 MC = {"peer": "small_xception", "class_mutual": 1.0}  # classification mutual loss
 MM = MC | {"metric_mutual": 0.1}  # and metric mutual loss
@@ -252,6 +254,7 @@ VARIATIONS = (
     *((name, {"train_identities": 480, "epochs": 2}) for name in ("ide", "apr", "deepmar")),
     # notebook 05: what fakes are told to be
     *(("camstyle", {"fake_labels": labels}) for labels in ("own", "uniform")),
+    ("camstyle", {"styles": "truth"}),
     # notebook 06: mining, zero gradient
     *(("aligned", {"mining": distance}) for distance in ("local", "both")),
     ("aligned_mm", {"zero_gradient": False}),

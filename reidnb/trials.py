@@ -12,8 +12,8 @@ from scipy.special import expit
 from reidnb import evaluation, losses
 from reidnb.alignment import local_distance_matrix
 from reidnb.attributes import ask
-from reidnb.batches import Augmentation, make_batch
-from reidnb.datasets import relabel
+from reidnb.batches import Augmentation, Styled, make_batch
+from reidnb.datasets import relabel, true_styles
 from reidnb.descriptors import DESCRIPTORS
 from reidnb.models import Students, build_model
 from reidnb.recipes import recipe
@@ -99,11 +99,13 @@ def build(plan, classes, start=None):
 
 
 def _styled(plan, data, device):
-    """The pictures that join a batch, with their copies by StarGAN: the target's, or the training people's own."""
+    """The pictures that join a batch, with their copies: the target's, or the training people's own."""
     if not (plan.adapt and plan.metric_weight or plan.fakes):
         return None
     split = _target(plan, data) if plan.adapt else data.train
     name = data.name.split("->")[-1 if plan.adapt else 0]
+    if plan.styles == "truth":
+        return Styled(split.images, split.camids, true_styles(name, split.images.shape[2:], data.options))
     return all_styles(split, painter_of(split, name, data.options, device=device), device)
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from reidnb import losses, stargan, training, trials
 from reidnb.batches import Augmentation, Styled, draw, fakes, make_batch, with_copies
-from reidnb.datasets import check_name, open_dataset
+from reidnb.datasets import check_name, open_dataset, true_styles
 from reidnb.descriptors import lomo
 from reidnb.experiments import check_parameters, run
 from reidnb.models import build_model, pool
@@ -341,6 +341,23 @@ def test_the_branches_scores_are_those_of_their_features(home):
     joined = [F.normalize(part.flatten(1)).numpy() for part in found]
     ids = pair.query.pids, pair.gallery.pids, pair.query.camids, pair.gallery.camids
     assert result.also["branches"].mAP == pytest.approx(trials.evaluation.evaluate_features(*joined, *ids).mAP, abs=1e-6)
+
+
+def test_true_copies_are_drawn_by_the_other_cameras(home):
+    winter = open_dataset("synthetic_winter", size=(64, 32), **WORLD)
+    copies = true_styles("synthetic_winter", (64, 32), WORLD)
+    own = copies[np.arange(len(winter.train)), winter.train.camids]
+    assert (own == winter.train.images).all(), "by its own camera it is the picture itself"
+    assert not any((copies[:, c] == winter.train.images).all((1, 2, 3)).all() for c in range(3))
+    assert (true_styles("synthetic_winter", (64, 32), WORLD) == copies).all()
+    with pytest.raises(ValueError, match="photographed"):
+        true_styles("market1501", (64, 32), {})
+
+
+def test_a_run_with_true_copies_is_another_one(home):
+    one, other = (run("baseline", PAIR, **TINY, adapt="domain", styles=styles) for styles in ("truth", "stargan"))
+    assert one.key != other.key and one.history[-1]["trihard"] != other.history[-1]["trihard"]
+    assert "styles='truth'" in one.changes
 
 
 def test_fakes_join_a_supervised_run(home):

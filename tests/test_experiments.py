@@ -442,6 +442,7 @@ OTHER = {
     "target_p": 3,
     "copies": 2,
     "fresh_norm": True,
+    "styles": "truth",
     "fakes": 0.25,
     "fake_labels": "own",
     "epochs": 11,

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from reidnb.datasets.drawn import SIZE, WORLDS, open_drawn
+from reidnb.datasets.drawn import SIZE, WORLDS, open_drawn, true_styles
 from reidnb.datasets.folders import LAYOUTS, open_folder
 from reidnb.datasets.splits import ReIDDataset, Split, check_protocol, relabel
 
-__all__ = ["DATASETS", "ReIDDataset", "Split", "check_name", "check_protocol", "open_dataset", "relabel"]
+__all__ = ["DATASETS", "ReIDDataset", "Split", "check_name", "check_protocol", "open_dataset", "relabel", "true_styles"]
 
 DATASETS = (*WORLDS, *LAYOUTS)
 

@@ -8,12 +8,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from reidnb import files
 from reidnb.datasets import cache
 from reidnb.datasets.folders import check_size, load_kept
 from reidnb.datasets.splits import ReIDDataset
@@ -46,6 +47,32 @@ def open_drawn(name: str, size: tuple[int, int] | None, options: dict) -> ReIDDa
     options = {**defaults, **WORLDS[name], **options, "size": (height, width)}
     settings = f"{height}x{width}-{cache.digest(sorted(options.items()))}"
     return load_kept(name, settings, SOURCE, partial(_draw_all, name, options))
+
+
+def true_styles(name: str, size: tuple[int, int], options: dict, split: str = "train") -> np.ndarray:
+    """Every picture of a split of the built-in world as each of its cameras would have taken it: the same person at the
+    same moment, drawn anew with the other camera's optics, light and scene -> uint8 (N, cameras, 3, H, W), kept.
+
+    What a style transfer can at best come to. Only the side from which the person is seen stays, as it does there.
+    Raises ValueError for a dataset that is not drawn.
+    """
+    if name not in WORLDS:
+        raise ValueError(f"only the built-in world can be drawn anew for another camera; {name} was photographed")
+    from reidnb import synthetic
+    options = {**WORLDS[name], **options, "size": tuple(int(n) for n in size)}
+    kept = f"truth-{name}-{split}-{cache.digest([SOURCE, sorted(options.items())])}.npy"
+    path = files.cache_root() / "styles" / kept
+    with files.locked(path):
+        if not path.exists():
+            world = make_world(options)
+            shots, cameras = world.shots[split], range(len(world.cameras))
+            drawings = cache.progress((synthetic.draw(world, replace(shot, camid=camera)).image
+                                       for shot in shots for camera in cameras), len(shots) * len(cameras),
+                                      f"drawing {name} by every camera")
+            pixels = np.stack([drawing.transpose(2, 0, 1) for drawing in drawings])
+            pixels = pixels.reshape(len(shots), len(cameras), 3, *world.size)
+            files.write_aside(path, lambda aside: np.save(aside, pixels))
+    return np.load(path, mmap_mode="r")
 
 
 def make_world(options: dict):

@@ -268,7 +268,7 @@ def _key(plan, data, seed, device, profile="full"):
         "seed": int(seed),
         "device": device.type,
         "start": [weights_fingerprint(model, plan.weights) for model in (plan.model, plan.peer) if model],
-        "generators": styles_fingerprint() if plan.adapt or plan.fakes else "",
+        "generators": styles_fingerprint() if (plan.adapt or plan.fakes) and plan.styles == "stargan" else "",
         "code": _code(),
         "torch": torch.__version__.split("+")[0],
     }

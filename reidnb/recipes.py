@@ -10,7 +10,7 @@ from reidnb.batches import Augmentation
 from reidnb.descriptors import DESCRIPTORS
 from reidnb.models import BRANCHES, MODELS
 
-__all__ = ["METRICS", "PROFILES", "RECIPES", "VARIATIONS", "Recipe", "recipe"]
+__all__ = ["ACROSS", "DOMAINS", "METRICS", "PROFILES", "RECIPES", "VARIATIONS", "Recipe", "recipe"]
 
 METRICS = ("contrastive", "triplet", "improved_triplet", "quadruplet", "trihard", "msml")
 
@@ -63,7 +63,7 @@ class Recipe:
     question: str | None = None  # the only one asked; None: all that the dataset answers
     # another domain, known by its pictures and cameras alone
     adapt: str | None = None  # what the metric loss does with them: "style", for themselves; "domain", beside ours
-    target_p: int = 8  # of its pictures in a batch
+    target_p: int = 16  # of its pictures in a batch
     copies: int = 3  # of each, in the styles of other cameras
     styles: str = "stargan"  # who paints the copies; "truth": the built-in world draws them anew, for other cameras
     fresh_norm: bool = False  # batch norm's statistics are taken from the target at the end (AdaBN)
@@ -258,6 +258,18 @@ VARIATIONS = (
     # notebook 06: mining, zero gradient
     *(("aligned", {"mining": distance}) for distance in ("local", "both")),
     ("aligned_mm", {"zero_gradient": False}),
+)
+
+# Runs across domains, notebook 05: each on both DOMAINS, or from the built-in world to a real dataset. "direct" is also
+# run within each target, to see how far it falls. True copies exist in the built-in world alone.
+DOMAINS = ("synthetic_summer->synthetic_winter", "synthetic_winter->synthetic_summer")
+LADDER = ("camera_style", "domain", "domain_lstm", "lstm_uda")
+TRUTH = {"styles": "truth"}
+ACROSS = (
+    *((name, {}) for name in ("colour_histogram", "lomo", "direct", *LADDER)),
+    *((name, TRUTH) for name in LADDER),
+    *(("lstm_uda", TRUTH | changes) for changes in ({"branches": "parts"}, {"pooling": "max"})),
+    ("direct", {"fresh_norm": True}),
 )
 
 # What a profile changes in every recipe; SCRATCH adds to it where the start is random.

@@ -41,6 +41,9 @@ def parse(arguments):
     arg("folder", type=Path)
     arg("--seed", type=int, default=0)
 
+    arg = add(styles, "train the StarGANs that ship with the package where they are not there, and measure them all")
+    arg("--device", default="auto")
+
     arg = add(pretrain, "train a small backbone on a world of its own: the weights that ship with the package")
     arg("model", nargs="?", default="small", choices=("small", "small_xception"))
     return parser.parse_args(arguments)
@@ -92,6 +95,25 @@ def world(args):
     from reidnb.synthetic import make_world, write_market1501
 
     write_market1501(make_world(seed=args.seed), args.folder)
+
+
+def styles(args):
+    import shutil
+
+    from reidnb.datasets import open_dataset
+    from reidnb.experiments import measure_styles
+    from reidnb.stargan import PAINTED, SHIPPED, StarGAN, painter_of
+    from reidnb.tables import markdown, write_runs
+
+    for name, reconstruction in PAINTED:
+        data, plan = open_dataset(name, size=(64, 32)), StarGAN(reconstruction=reconstruction)
+        painter = painter_of(data.train, name, data.options, plan, device=args.device)
+        if painter.path.parent != SHIPPED:
+            SHIPPED.mkdir(exist_ok=True)
+            shutil.copy(painter.path, SHIPPED / f"{name}-{reconstruction:g}.safetensors")
+    found = measure_styles(device=args.device)
+    write_runs(found, Path("results") / "styles.csv")
+    print(markdown(found))
 
 
 def pretrain(args):

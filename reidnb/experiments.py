@@ -8,6 +8,7 @@ and it is run anew.
 import ast
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -20,21 +21,22 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import torch
 
 from reidnb import __version__, evaluation, tables
 from reidnb.batches import Augmentation
-from reidnb.datasets import ReIDDataset, check_name, open_dataset
+from reidnb.datasets import ReIDDataset, check_name, open_dataset, true_styles
 from reidnb.descriptors import DESCRIPTORS
 from reidnb.files import cache_root, locked, write_aside
 from reidnb.models import check_weights, weights_fingerprint
 from reidnb.recipes import PROFILES, Recipe
 from reidnb.recipes import recipe as resolve
-from reidnb.stargan import styles_fingerprint
+from reidnb.stargan import restyle, shipped_painters, styles_fingerprint
 from reidnb.training import autocast, choose_device
-from reidnb.trials import build, make
+from reidnb.trials import build, camera_classifier, make, style_scores
 
-__all__ = ["Result", "check_parameters", "claims", "kept_results", "results", "run", "statements"]
+__all__ = ["Result", "check_parameters", "claims", "kept_results", "measure_styles", "results", "run", "statements"]
 
 log = logging.getLogger("reidnb")
 PACKAGE = Path(__file__).parent
@@ -336,6 +338,34 @@ def statements(kept=True):
     lines = tables.read_runs(RESULTS / "attributes.csv")
     new = [line for result in kept_results() for line in result.statement_rows()] if kept else []
     return tables.merge_runs(lines, new)
+
+
+def measure_styles(seed=0, device=None):
+    """What each shipped generator's copies are worth, and the true ones -> DataFrame: results/styles.csv.
+
+    The finder is the baseline, trained on that world with its people known; the camera classifier is trained here.
+    """
+    rows = []
+    for name, painters in itertools.groupby(shipped_painters(), lambda painter: painter.dataset):
+        data = open_dataset(name, size=(64, 32))
+        classifier = camera_classifier(data.train, seed=seed, device=device)
+        finder, cameras = run("baseline", name, seed=seed, device=device).model(), int(data.train.camids.max()) + 1
+        truth = true_styles(name, (64, 32), {}, "query")
+        painted = {
+            f"StarGAN, reconstruction {painter.plan.reconstruction:g}": (
+                functools.partial(restyle, painter.generator, data.query.images),
+                painter.history[-1],
+            )
+            for painter in painters
+        }
+        painted["drawn anew (truth)"] = (lambda asked: truth[np.arange(len(asked)), asked], {"step": 0, "seconds": 0.0})  # noqa: B023
+        for copies, (paint, last) in painted.items():
+            scores = style_scores(paint, cameras, data, classifier, finder, device)
+            scores = {k: round(v, 4) for k, v in scores.items()}
+            about = {"steps": last["step"], "training_seconds": round(last["seconds"])}
+            about |= _circumstances(choose_device(device))
+            rows.append({"dataset": name, "copies": copies, **scores, **about})
+    return pd.DataFrame(rows)
 
 
 def claims(kept=False):

@@ -36,11 +36,18 @@ __all__ = [
     "gradient_penalty",
     "painter_of",
     "restyle",
+    "shipped_painters",
     "styles_fingerprint",
     "train_stargan",
 ]
 
 SHIPPED = Path(__file__).with_name("styles")
+PAINTED = (  # what ships: whose cameras, and the weight of the cycle
+    ("synthetic_summer", 20.0),
+    ("synthetic_winter", 1.0),
+    ("synthetic_winter", 20.0),
+    ("synthetic_winter", 40.0),
+)
 log = logging.getLogger("reidnb")
 
 
@@ -298,9 +305,10 @@ def _resume(path, nets, optimizers):
 
 @dataclass(frozen=True)
 class Painter:
-    """A trained generator, how it was trained, and the file it lies in."""
+    """A trained generator, the dataset whose cameras it knows, how it was trained, and the file it lies in."""
 
     generator: Generator
+    dataset: str
     plan: StarGAN
     history: list
     path: Path
@@ -332,6 +340,12 @@ def painter_of(split, name, options=None, plan=None, seed=0, device=None):
     return _load(path)
 
 
+def shipped_painters():
+    """The generators that ship with the package, by dataset and by how hard they were held to the picture."""
+    found = [_load(path) for path in SHIPPED.glob("*.safetensors")]
+    return sorted(found, key=lambda painter: (painter.dataset, painter.plan.reconstruction))
+
+
 def styles_fingerprint():
     """What goes into the key of a kept run: the shipped generators' content."""
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(SHIPPED.glob("*.safetensors")))).hexdigest()
@@ -347,7 +361,8 @@ def _load(path):
     plan = StarGAN(**about["what"]["plan"])
     generator = Generator(about["cameras"], plan.width, plan.blocks)
     generator.load_state_dict({k: v.float() for k, v in safetensors.torch.load_file(path).items()})
-    return Painter(generator.to(memory_format=torch.channels_last).eval(), plan, about["history"], path)
+    generator = generator.to(memory_format=torch.channels_last).eval()
+    return Painter(generator, about["what"]["dataset"], plan, about["history"], path)
 
 
 def all_styles(split, painter, device=None):

@@ -17,7 +17,7 @@ from reidnb.datasets import relabel, true_styles
 from reidnb.descriptors import DESCRIPTORS
 from reidnb.models import Students, build_model
 from reidnb.recipes import recipe
-from reidnb.stargan import all_styles, painter_of, restyle
+from reidnb.stargan import all_styles, painter_of
 from reidnb.training import elect, embed, renew_norms, train
 
 __all__ = ["build", "camera_classifier", "make", "style_scores"]
@@ -218,21 +218,22 @@ def says_camera(classifier, images, batch=256):
     return np.concatenate(said)
 
 
-def style_scores(generator, data, classifier, finder, device=None):
-    """What a generator's copies of the queries are worth -> dict of shares in [0, 1].
+def style_scores(paint, cameras, data, classifier, finder, device=None):
+    """What copies of the queries are worth -> dict of shares in [0, 1].
 
-    Each query is painted for every camera but its own; means over the cameras asked for. "camera": how often
+    `paint` makes them: asked for a camera for each query (Q,), it gives uint8 (Q, 3, H, W). Each query is painted for
+    every one of the cameras but its own; means over them. "camera": how often
     `classifier` names the camera of a real query; "fooled": how often it names the one that a copy imitates; "rank1"
     and "mAP" of the real queries by `finder`, a trained model, and "styled_rank1", "styled_mAP" of their copies, in
     the same gallery by the same rules; "change": mean absolute difference of a pixel, in levels of 255.
     """
-    query, cameras = data.query, generator.cameras
+    query = data.query
     ids = query.pids, data.gallery.pids, query.camids, data.gallery.camids
     gallery = embed(finder, data.gallery.images, device)
     real, found = evaluation.evaluate_features(embed(finder, query.images, device), gallery, *ids), []
     for step in range(1, cameras):
         asked = (query.camids + step) % cameras
-        copies = restyle(generator, query.images, asked)
+        copies = paint(asked)
         scores = evaluation.evaluate_features(embed(finder, copies, device), gallery, *ids)
         change = np.abs(copies.astype(np.int16) - query.images).mean()
         found.append([(says_camera(classifier, copies) == asked).mean(), scores.rank1, scores.mAP, change])

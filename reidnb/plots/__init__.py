@@ -5,6 +5,7 @@ One palette throughout: green is right, red is wrong, blue is the query or the s
 
 from reidnb.plots.attributes import attribute_cards, cooccurrence, stripes_and_votes
 from reidnb.plots.curves import cmc_curves, distance_histogram, histories, seed_dots, training_curves
+from reidnb.plots.domains import domain_maps, style_grid
 from reidnb.plots.forces import filmstrip, forces
 from reidnb.plots.look import BLUE, GREEN, GREY, ORANGE, RED, save, style, to_png
 from reidnb.plots.people import people_grid, picture_row, rankings, triplet_rows
@@ -22,6 +23,7 @@ __all__ = [
     "cmc_curves",
     "cooccurrence",
     "distance_histogram",
+    "domain_maps",
     "filmstrip",
     "forces",
     "histories",
@@ -32,6 +34,7 @@ __all__ = [
     "save",
     "seed_dots",
     "stripe_maps",
+    "style_grid",
     "stripes_and_votes",
     "style",
     "to_png",

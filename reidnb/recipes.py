@@ -10,7 +10,7 @@ from reidnb.batches import Augmentation
 from reidnb.descriptors import DESCRIPTORS
 from reidnb.models import BRANCHES, MODELS
 
-__all__ = ["ACROSS", "DOMAINS", "METRICS", "PROFILES", "RECIPES", "VARIATIONS", "Recipe", "recipe"]
+__all__ = ["ACROSS", "DOMAINS", "METRICS", "ON_WINTER", "PROFILES", "RECIPES", "VARIATIONS", "Recipe", "recipe"]
 
 METRICS = ("contrastive", "triplet", "improved_triplet", "quadruplet", "trihard", "msml")
 
@@ -252,12 +252,19 @@ VARIATIONS = (
     *(("apr_focal", {"attribute_imbalance": dial, **loss}) for dial in (0.0, 2.0) for loss in ({}, BCE)),
     ("alfo", {"vote": "mean", "attribute_imbalance": 0.0}),
     *((name, {"train_identities": 480, "epochs": 2}) for name in ("ide", "apr", "deepmar")),
-    # notebook 05: what fakes are told to be
-    *(("camstyle", {"fake_labels": labels}) for labels in ("own", "uniform")),
-    ("camstyle", {"styles": "truth"}),
+    # notebook 05: the dial
+    *(("baseline", {"camera_bias": dial}) for dial in (0.0, 2.0)),
     # notebook 06: mining, zero gradient
     *(("aligned", {"mining": distance}) for distance in ("local", "both")),
     ("aligned_mm", {"zero_gradient": False}),
+)
+
+# Supervised runs on winter, notebook 05: copies, and what they are told to be.
+ON_WINTER = (
+    ("ide", {}),
+    ("camstyle", {}),
+    *(("camstyle", {"fake_labels": labels}) for labels in ("own", "uniform")),
+    ("camstyle", {"styles": "truth"}),
 )
 
 # Runs across domains, notebook 05: each on both DOMAINS, or from the built-in world to a real dataset. "direct" is also
@@ -299,6 +306,18 @@ SCRATCH = {
 }
 
 
+# The LSTM paper's own settings, section 3.2, under "paper"; it does not say how its rate falls.
+LSTM_PAPER = {
+    "epochs": 30,
+    "lr": 3e-4,
+    "warmup": 0.0,
+    "steps": (20,),
+    "label_smoothing": 0.0,
+    "augmentation": Augmentation(pad=0.0, erase=0.0, crop=0.64),
+    "flip_test": False,
+}
+
+
 def recipe(name, profile="quick", **changes):
     """The recipe called `name` (or a Recipe) under a profile, with single fields changed -> Recipe.
 
@@ -329,6 +348,8 @@ def _under(profile, base):
     if "model" in changes:
         forms = {role: getattr(base, role) for role in ("model", "peer") if getattr(base, role)}
         changes |= {role: changes["model"] + name.removeprefix("small") for role, name in forms.items()}
+    if profile == "paper" and base.branches:
+        changes |= LSTM_PAPER
     return changes
 
 

@@ -18,8 +18,10 @@ def test_figures_of_real_people_stay_out_of_the_repository(tmp_path, monkeypatch
     monkeypatch.setenv("REIDNB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(plots.look, "FIGURES", tmp_path / "figures")
     plots.save(figure(), "drawn", "synthetic_winter")
+    plots.save(figure(), "both", "synthetic_summer->synthetic_winter")
     plots.save(figure(), "real", "market1501")
-    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["drawn.jpg"]
+    plots.save(figure(), "mixed", "synthetic->market1501")
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"drawn.jpg", "both.jpg"}
     assert (tmp_path / "cache" / "figures" / "market1501" / "real.jpg").exists()
     plt.close("all")
 

@@ -46,7 +46,8 @@ def save(figure, name, dataset="synthetic"):
 
     Figures of a real dataset show real people: they go to the cache, where nobody commits them by mistake.
     """
-    folder = FIGURES if dataset.startswith("synthetic") else cache_root() / "figures" / dataset
+    drawn = all(part.startswith("synthetic") for part in dataset.split("->"))
+    folder = FIGURES if drawn else cache_root() / "figures" / dataset
     how = {"bbox_inches": "tight", "pil_kwargs": {"quality": 88}}
     write_aside(folder / f"{name}.jpg", lambda file: figure.savefig(file, **how))
     return figure

@@ -467,7 +467,8 @@ def test_every_field_of_a_recipe_is_in_the_key(field):
         assert key(replace(PLAN, title="Other words")) == key(), "words change no number"
     else:
         assert field in OTHER, "a new field: give it another value above"
-        assert key(replace(PLAN, **{field: OTHER[field]})) != key()
+        plan = {"branches": recipe("ide"), "fakes": recipe("ide"), "adapt": recipe("baseline")}.get(field, PLAN)
+        assert key(replace(plan, **{field: OTHER[field]})) != key(plan)
 
 
 def test_what_else_is_in_the_key(monkeypatch):
@@ -502,6 +503,13 @@ def test_the_shipped_weights_of_both_students_count_by_their_content(name, tmp_p
     monkeypatch.setitem(DRAWN, name, tmp_path / "other.safetensors")
     assert plan.peer == "small_xception" and key(plan) not in keys
     assert key(replace(plan, peer=None, class_mutual=0.0)) != key(plan)
+
+
+def test_the_shipped_generators_count_where_they_paint(monkeypatch):
+    plans = [recipe("ide"), recipe("domain", styles="truth"), recipe("domain"), recipe("camstyle")]
+    before = [key(plan) for plan in plans]
+    monkeypatch.setattr(experiments, "styles_fingerprint", lambda: "others")
+    assert [key(plan) == old for plan, old in zip(plans, before)] == [True, True, False, False]
 
 
 def test_the_precision_is_in_the_key(monkeypatch):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from reidnb import tables
-from reidnb.recipes import PROFILES, RECIPES, VARIATIONS
+from reidnb.recipes import ACROSS, ON_WINTER, PROFILES, RECIPES, VARIATIONS
 from reidnb.tables import judge, markdown, merge_runs, read_runs, render_between, show_claims, summarise, write_runs
 
 COLUMNS = {"id", "statement", "paper_gain", "gain", "spread", "seeds", "dataset", "verdict"}  # the design's contract
@@ -320,8 +320,29 @@ def test_seed_scores():
 def test_every_claim_names_runs_that_the_batch_makes():
     """A slip of the pen in papers.toml would read "not run" for ever."""
     made = set(RECIPES)
-    for name, changes in VARIATIONS:
+    for name, changes in (*VARIATIONS, *ACROSS, *ON_WINTER):
         made.add(tables.run_name(name, ", ".join(f"{k}={v!r}" for k, v in sorted(changes.items()))))
     for claim in tables.papers()["claim"]:
         named = {claim[who] for who in ("method", "baseline", "method_from", "baseline_from") if who in claim}
         assert named <= made, claim["id"]
+
+
+def test_a_claim_may_take_a_run_from_another_dataset():
+    runs = runs_like([("a", 0, 0.5), ("a", 1, 0.6)], dataset="there")
+    here = runs_like([("a", 0, 0.4), ("a", 1, 0.5)], dataset="here")
+    claim = {"id": "x", "statement": "", "source": "", "metric": "mAP", "method": "a", "baseline": "a"}
+    claim |= {"baseline_on": "there", "better": "lower", "on": [["here", "full"]]}
+    (row,) = tables.judge(pd.concat([runs, here]), [claim]).itertuples()
+    assert row.gain == pytest.approx(-10) and row.seeds == 2 and row.verdict == "holds"
+
+
+def test_what_learns_nothing_is_one_run_for_all_seeds():
+    runs = runs_like([("lomo", 0, 0.1), ("a", 0, 0.4), ("a", 1, 0.5)], "here")
+    claim = {"id": "x", "statement": "", "source": "", "metric": "mAP", "method": "a", "baseline": "lomo"}
+    (row,) = tables.judge(runs, [claim | {"on": [["here", "full"]]}]).itertuples()
+    assert row.gain == pytest.approx(35) and row.seeds == 2
+
+
+def runs_like(rows, dataset):
+    found = pd.DataFrame(rows, columns=["recipe", "seed", "mAP"])
+    return found.assign(dataset=dataset, profile="full", changes="")

@@ -104,6 +104,11 @@ class Styled:
     camids: np.ndarray  # int64 (N,) which camera took them
     copies: np.ndarray  # uint8 (N, C, 3, H, W)
 
+    def __post_init__(self):
+        counts = len(self.images), len(self.camids), len(self.copies)
+        if len(set(counts)) != 1 or self.copies.shape[2:] != self.images.shape[1:]:
+            raise ValueError(f"pictures, cameras and copies must belong together; got {counts} of them")
+
 
 def with_copies(styled, indices, copies, rng):
     """Pictures, each followed by `copies` of it in the styles of other cameras, drawn by lot -> uint8

@@ -64,7 +64,7 @@ class Recipe:
     # another domain, known by its pictures and cameras alone
     adapt: str | None = None  # what the metric loss does with them: "style", for themselves; "domain", beside ours
     target_p: int = 16  # of its pictures in a batch
-    copies: int = 3  # of each, in the styles of other cameras
+    copies: int = 3  # of each beside it, in the styles of other cameras drawn by lot (the paper paints all of them)
     styles: str = "stargan"  # who paints the copies; "truth": the built-in world draws them anew, for other cameras
     fresh_norm: bool = False  # batch norm's statistics are taken from the target at the end (AdaBN)
     # generated pictures of the training people
@@ -115,11 +115,16 @@ class Recipe:
             raise ValueError(f"recipe {self.name}: local distances go with TriHard and a margin, got {given}")
         if self.parts < 0 or self.parts < 1 and (self.local or self.part_weight or self.compare == "local"):
             raise ValueError(f"recipe {self.name}: local features need stripes; parts is {self.parts!r}, 8 is usual")
-        if self.adapt and (not self.metric or self.local or self.peer or self.fakes):
-            raise ValueError(f"recipe {self.name}: adapting needs a metric loss, without stripes, peer or fakes")
-        if self.fakes and (self.branches or self.metric or not 0 < self.fakes <= 1):
+        others = self.local or self.peer or self.verification_weight
+        if self.adapt and (not self.metric or self.fakes or others):
+            given = "stripes, verification, peer or fakes"
+            raise ValueError(f"recipe {self.name}: adapting needs a metric loss, without {given}")
+        if self.fakes and (self.branches or self.metric or others or not 0 < self.fakes <= 1):
             given = f"{self.fakes!r} with metric {self.metric!r} and branches {self.branches!r}"
             raise ValueError(f"recipe {self.name}: fakes, a share up to 1, go with plain identification; got {given}")
+        if self.compare == ("local" if self.branches else "branch_features"):
+            given = f"{self.compare!r} to compare with branches={self.branches!r}"
+            raise ValueError(f"recipe {self.name}: there is no {given}")
         if self.branches and (self.local or self.part_weight or self.verification_weight or self.peer):
             raise ValueError(f"recipe {self.name}: branches go without stripes, verification and peer")
         if self.peer is None and (self.class_mutual or self.metric_mutual):
@@ -132,7 +137,7 @@ class Recipe:
             raise ValueError(f"recipe {self.name}: focal loss needs a gamma from 0 on, an alpha in 0..1; got {given}")
         if not 0 <= self.label_noise < 1:
             raise ValueError(f"recipe {self.name}: label_noise must be a share from 0 to 1, got {self.label_noise!r}")
-        for name in ("epochs", "p", "k", "lr"):
+        for name in ("epochs", "p", "k", "lr", "target_p", "copies"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"recipe {self.name}: {name} must be positive, got {getattr(self, name)!r}")
         if self.schedule == "cosine" and self.warmup >= self.epochs:

@@ -163,6 +163,9 @@ def train_stargan(images, camids, plan=None, seed=0, device=None, checkpoint=Non
     """
     plan, device = plan or StarGAN(), choose_device(device)
     cameras = int(np.max(camids)) + 1 if len(camids) else 0
+    if cameras > 1 and len(np.unique(camids)) < cameras:
+        missing = np.setdiff1d(np.arange(cameras), camids).tolist()
+        raise ValueError(f"StarGAN needs pictures of every camera it is to imitate; there is none of {missing}")
     if cameras < 2 or images.shape[2] % 4 or images.shape[3] % 4:
         raise ValueError(
             f"StarGAN needs at least two cameras and pictures whose sides are multiples of 4; got {cameras} and "
@@ -326,8 +329,8 @@ def painter_of(split, name, options=None, plan=None, seed=0, device=None):
     for path in sorted(SHIPPED.glob("*.safetensors")):
         if _about(path)["what"] == what:
             return _load(path)
-    cameras = hashlib.sha256(np.ascontiguousarray(split.camids)).hexdigest()
-    digest = hashlib.sha256(json.dumps([what, cameras, len(split)], sort_keys=True).encode()).hexdigest()[:12]
+    pictures = [_digest_of_pictures(split), choose_device(device).type]
+    digest = hashlib.sha256(json.dumps([what, pictures], sort_keys=True).encode()).hexdigest()[:12]
     path = cache_root() / "styles" / f"{name}-{digest}.safetensors"
     with locked(path):
         if not path.exists():
@@ -347,8 +350,20 @@ def shipped_painters():
 
 
 def styles_fingerprint():
-    """What goes into the key of a kept run: the shipped generators' content."""
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(SHIPPED.glob("*.safetensors")))).hexdigest()
+    """What goes into the key of a kept run: the shipped generators' weights."""
+    return hashlib.sha256("".join(map(_weights_digest, sorted(SHIPPED.glob("*.safetensors")))).encode()).hexdigest()
+
+
+def _weights_digest(path):
+    """Of the weights alone: a safetensors file orders what it says of itself as it likes."""
+    state = safetensors.torch.load_file(path)
+    return hashlib.sha256(b"".join(state[name].numpy().tobytes() for name in sorted(state))).hexdigest()
+
+
+def _digest_of_pictures(split):
+    """Of the cameras and of some fifty pictures, in their order."""
+    some = np.ascontiguousarray(split.images[:: max(1, len(split.images) // 50)])
+    return hashlib.sha256(np.ascontiguousarray(split.camids).tobytes() + some.tobytes()).hexdigest()
 
 
 def _about(path):
@@ -367,8 +382,7 @@ def _load(path):
 
 def all_styles(split, painter, device=None):
     """Every picture of a split in the style of every camera -> batches.Styled, painted once and kept."""
-    about = [hashlib.sha256(painter.path.read_bytes()).hexdigest(), split.images.shape, split.camids.tolist()]
-    about.append(hashlib.sha256(np.ascontiguousarray(split.images[:: max(1, len(split) // 50)])).hexdigest())
+    about = [_weights_digest(painter.path), split.images.shape, _digest_of_pictures(split)]
     digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     path = cache_root() / "styles" / f"copies-{digest}.npy"
     with locked(path):

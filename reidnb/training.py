@@ -243,8 +243,8 @@ def embed(model, images, device=None, batch=256, flip=True, compare="embedding")
     """Unit-length embeddings (N, C) float32 on the CPU, of images uint8 (N, 3, H, W).
 
     `compare` names the model's output: "embedding", behind the BNNeck, "features", before it, "local", the stripes'
-    features (N, parts, c), each of unit length, or "attributes", logits (N, stripes, K) as they are; a tuple of names
-    gives a list of results. The model is put in
+    features (N, parts, c), "branch_features", the branches' (N, B, 128), each of unit length, or "attributes", logits
+    (N, stripes, K) as they are; a tuple of names gives a list of results. The model is put in
     evaluation mode, so a picture's embedding does not depend on its neighbours in the batch. With `flip` the picture
     and its mirror image are averaged, as is usual in ReID.
     """
@@ -275,9 +275,9 @@ def renew_norms(model, images, device=None, batch=256):
         layer.reset_running_stats()
         layer.momentum = None  # the mean over all batches
     model.to(device).train()
-    for start in range(0, len(images), batch):
+    for indices in np.array_split(np.arange(len(images)), -(-len(images) // batch)):  # alike in size: means of means
         with autocast(device):
-            model(make_batch(images, np.arange(start, min(start + batch, len(images))), device=device))
+            model(make_batch(images, indices, device=device))
     for layer, momentum in zip(norms, momenta):
         layer.momentum = momentum
 

@@ -27,6 +27,7 @@ def make(plan, data, seed, device, checkpoint=None):
     """Train, embed, score -> a namespace of `history`, `seconds`, the model's `state`, what it says of `query` and
     `gallery`, and what that is worth; see `experiments.Result`."""
     net, peer, history, questions, vote = None, None, [], None, {}
+    _check_domains(plan, data)
     if plan.model not in DESCRIPTORS:
         labels, people = relabel(data.train.pids)
         questions = ask(data, plan.question and (plan.question,)) if plan.attribute_weight else None
@@ -107,6 +108,18 @@ def _styled(plan, data, device):
     if plan.styles == "truth":
         return Styled(split.images, split.camids, true_styles(name, split.images.shape[2:], data.options))
     return all_styles(split, painter_of(split, name, data.options, device=device), device)
+
+
+def _check_domains(plan, data):
+    """Refuse at once what would otherwise fail after a long training."""
+    if plan.adapt or plan.fresh_norm:
+        _target(plan, data)
+    if plan.adapt or plan.fakes:
+        cameras = len(np.unique((_target(plan, data) if plan.adapt else data.train).camids))
+        copies = plan.copies if plan.adapt else 1
+        if copies >= cameras:
+            raise ValueError(f"recipe {plan.name} wants {copies} copies of a picture, each by a camera that did not "
+                             f"take it; {data.name} has {cameras} cameras: set copies lower")
 
 
 def _target(plan, data):

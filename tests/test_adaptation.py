@@ -61,6 +61,7 @@ def test_a_pair_learns_from_one_and_is_tested_on_the_other(home):
 def test_nobody_can_peek_at_who_is_in_the_target(home):
     target = open_dataset(PAIR, size=(64, 32), **WORLD).target
     assert (target.pids == -1).all()
+    assert target.files is None, "file names begin with the identity"
     assert target.attributes is None and target.tracklets is None and target.shots is None and target.masks is None
 
 
@@ -367,20 +368,40 @@ def test_fakes_join_a_supervised_run(home):
     assert "fakes" in result.history[0]
 
 
-def test_adapting_needs_a_target(home):
-    with pytest.raises(ValueError, match="name the dataset source->target"):
-        run("baseline", "synthetic", **TINY, adapt="domain")
+@pytest.mark.parametrize(
+    ("changes", "dataset", "said"),
+    [
+        ({"adapt": "domain"}, "synthetic", "name the dataset source->target"),
+        ({"fresh_norm": True}, "synthetic", "name the dataset source->target"),
+        ({"adapt": "style", "copies": 3}, PAIR, "3 copies .* has 3 cameras"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_training(changes, dataset, said, home, monkeypatch):
+    monkeypatch.setattr(trials, "train", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(trials, "painter_of", lambda *_, **__: pytest.fail("trained a StarGAN"))
+    with pytest.raises(ValueError, match=said):
+        run("baseline", dataset, **TINY | changes)
+
+
+def test_copies_belong_to_as_many_pictures():
+    with pytest.raises(ValueError, match="belong together"):
+        Styled(TARGET.images[:4], TARGET.camids[:4], TARGET.copies)
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"adapt": "domain", "metric": None}, "needs a metric loss"),
-        ({"adapt": "style", "fakes": 0.5}, "without stripes, peer or fakes"),
+        ({"adapt": "style", "fakes": 0.5}, "without stripes, verification, peer or fakes"),
         ({"fakes": 0.5}, "plain identification"),
         ({"metric": None, "fakes": 1.5}, "up to 1"),
         ({"branches": "lstm", "verification_weight": 1.0}, "branches go without"),
         ({"branches": "tree"}, "branches must be one of"),
+        ({"adapt": "domain", "verification_weight": 1.0}, "without stripes, verification"),
+        ({"compare": "branch_features"}, "no 'branch_features' to compare"),
+        ({"branches": "lstm", "compare": "local", "parts": 3}, "no 'local' to compare"),
+        ({"target_p": 0}, "target_p must be positive"),
+        ({"copies": -1}, "copies must be positive"),
     ],
 )
 def test_recipes_that_cannot_be(changes, said):

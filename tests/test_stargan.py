@@ -177,6 +177,7 @@ def test_seeds_differ_and_repeat():
         (IMAGES, np.zeros(12, int), "two cameras"),
         (IMAGES[:, :, :30], CAMIDS, "multiples of 4"),
         (IMAGES[:0], CAMIDS[:0], "two cameras"),
+        (IMAGES, CAMIDS * 2, r"none of \[1, 3\]"),
     ],
 )
 def test_what_cannot_be_trained_on(images, camids, said):
@@ -230,6 +231,24 @@ def test_a_painter_is_trained_once_and_kept(elsewhere, monkeypatch):
     assert [path.suffix for path in (elsewhere / "styles").glob("*.checkpoint")] == []
     with pytest.raises(pytest.fail.Exception):
         painter_of(split(), "tiny", {"season": 2.0}, plan=PLAN, device="cpu")
+
+
+def test_other_pictures_have_another_painter(elsewhere, monkeypatch):
+    painter_of(split(), "tiny", plan=PLAN, device="cpu")
+    monkeypatch.setattr(stargan, "train_stargan", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(pytest.fail.Exception):
+        painter_of(SplitLike(255 - IMAGES, CAMIDS), "tiny", plan=PLAN, device="cpu")
+
+
+def test_the_fingerprint_is_of_the_weights_alone(elsewhere, monkeypatch):
+    painter = painter_of(split(), "tiny", plan=PLAN, device="cpu")
+    monkeypatch.setattr(stargan, "SHIPPED", painter.path.parent)
+    before = stargan.styles_fingerprint()
+    state = stargan.safetensors.torch.load_file(painter.path)
+    stargan.safetensors.torch.save_file(state, painter.path, {"said": "1"})
+    assert stargan.styles_fingerprint() == before
+    stargan.safetensors.torch.save_file({name: 2 * value for name, value in state.items()}, painter.path)
+    assert stargan.styles_fingerprint() != before
 
 
 def test_copies_are_painted_once_and_belong_to_their_picture(elsewhere, monkeypatch):

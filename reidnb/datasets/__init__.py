@@ -72,6 +72,9 @@ def _open_pair(source: str, target: str, root: str | Path | None, size: tuple[in
     if root is not None:
         raise TypeError(f"{source}->{target}: a pair has no one root; set REIDNB_DATA to the folder that holds both")
     ours, theirs = (open_dataset(name, None, size or SIZE, **options) for name in (source, target))
-    hidden = Split(theirs.train.images, np.full(len(theirs.train), -1), theirs.train.camids, theirs.train.files)
-    return replace(ours, name=f"{source}->{target}", query=theirs.query, gallery=theirs.gallery, target=hidden,
-                   multi_query=theirs.multi_query, fingerprint=f"{ours.fingerprint} -> {theirs.fingerprint}")
+    # no file names either: they begin with the identity
+    hidden = Split(theirs.train.images, np.full(len(theirs.train), -1), theirs.train.camids)
+    names = ours.attribute_names if ours.attribute_names == theirs.attribute_names else ()
+    return replace(ours, name=f"{source}->{target}", attribute_names=names, target=hidden, query=theirs.query,
+                   gallery=theirs.gallery, multi_query=theirs.multi_query,
+                   fingerprint=f"{ours.fingerprint} -> {theirs.fingerprint}")

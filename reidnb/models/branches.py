@@ -50,7 +50,7 @@ class Branches(nn.Module):
 
     kind: "global" has the branch of the whole person alone (B = 1); "lstm" adds the one of three horizontal parts,
     which a bidirectional LSTM reads from head to feet (B = 2); "parts" adds one in which each part has a layer of its
-    own, as wide as the LSTM's output, and knows nothing of the others.
+    own, as wide as the LSTM's output, and knows nothing of the others until the branch joins them.
     """
 
     def __init__(self, channels, classes, kind="lstm", parts=3, pooling="avg", dropout=0.5):

@@ -349,22 +349,16 @@ def measure_styles(seed=0, device=None):
     for name, painters in itertools.groupby(shipped_painters(), lambda painter: painter.dataset):
         data = open_dataset(name, size=(64, 32))
         classifier = camera_classifier(data.train, seed=seed, device=device)
-        finder, cameras = run("baseline", name, seed=seed, device=device).model(), int(data.train.camids.max()) + 1
+        finder = run("baseline", name, seed=seed, device=device).model()
         truth = true_styles(name, (64, 32), {}, "query")
-        painted = {
-            f"StarGAN, reconstruction {painter.plan.reconstruction:g}": (
-                functools.partial(restyle, painter.generator, data.query.images),
-                painter.history[-1],
-            )
-            for painter in painters
-        }
-        painted["drawn anew (truth)"] = (lambda asked: truth[np.arange(len(asked)), asked], {"step": 0, "seconds": 0.0})  # noqa: B023
-        for copies, (paint, last) in painted.items():
-            scores = style_scores(paint, cameras, data, classifier, finder, device)
-            scores = {k: round(v, 4) for k, v in scores.items()}
+        found = {f"StarGAN, reconstruction {painter.plan.reconstruction:g}": painter for painter in painters}
+        paint = {k: functools.partial(restyle, painter.generator, data.query.images) for k, painter in found.items()}
+        paint["drawn anew (truth)"] = lambda asked, truth=truth: truth[np.arange(len(asked)), asked]
+        for copies, scores in style_scores(paint, data, classifier, finder, device).items():
+            last = found[copies].history[-1] if copies in found else {"step": 0, "seconds": 0.0}
             about = {"steps": last["step"], "training_seconds": round(last["seconds"])}
-            about |= _circumstances(choose_device(device))
-            rows.append({"dataset": name, "copies": copies, **scores, **about})
+            scores = {k: round(v, 4) for k, v in scores.items()} | about | _circumstances(choose_device(device))
+            rows.append({"dataset": name, "copies": copies, **scores})
     return pd.DataFrame(rows)
 
 

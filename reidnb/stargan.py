@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from torch import nn
 
 from reidnb.batches import Styled
 from reidnb.files import cache_root, locked, write_aside
-from reidnb.training import choose_device
+from reidnb.training import choose_device, keep_checkpoint, load_checkpoint
 
 __all__ = [
     "Discriminator",
@@ -182,7 +181,8 @@ def train_stargan(images, camids, plan=None, seed=0, device=None, checkpoint=Non
     optimizers = {}
     for name in ("generator", "critic"):
         optimizers[name] = torch.optim.Adam(nets[name].parameters(), betas=(0.5, 0.999))
-    history = _resume(checkpoint, nets, optimizers)
+    parts = {"nets": nets, **optimizers}
+    history = load_checkpoint(checkpoint, parts)
     started, sums = time.perf_counter() - (history[-1]["seconds"] if history else 0.0), {}
     for step in range(history[-1]["step"] if history else 0, plan.steps):
         rng = np.random.default_rng((seed, step))
@@ -209,7 +209,7 @@ def train_stargan(images, camids, plan=None, seed=0, device=None, checkpoint=Non
             history.append({"step": step + 1, **line, "seconds": time.perf_counter() - started})
             shown = "  ".join(f"{name} {value:.3f}" for name, value in line.items())
             log.info("stargan step %d/%d  %s  %.0f s", step + 1, plan.steps, shown, history[-1]["seconds"])
-            _keep(checkpoint, nets, optimizers, history)
+            keep_checkpoint(checkpoint, parts, history)
             sums = {}
     return nets["average"].eval(), history
 
@@ -273,34 +273,6 @@ def restyle(generator, images, cameras, batch=256):
         painted = generator(_pictures(images, here, device), torch.as_tensor(cameras[here], device=device))
         out[here] = painted.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
     return out
-
-
-# -------------------------------------------------------------------------------------------------------- checkpoints
-
-
-def _keep(path, nets, optimizers, history):
-    if path:
-        state = {"nets": nets.state_dict(), "history": history}
-        state["optimizers"] = {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
-        write_aside(Path(path), lambda file: torch.save(state, file))
-
-
-def _resume(path, nets, optimizers):
-    if not path or not Path(path).exists():
-        return []
-    fresh = copy.deepcopy(nets.state_dict())
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        nets.load_state_dict(state["nets"])
-        for name, optimizer in optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
-        return state["history"]
-    except Exception as problem:
-        aside = Path(path).with_suffix(".damaged")
-        os.replace(path, aside)
-        log.warning("the checkpoint %s cannot be read (%s): put aside as %s, StarGAN starts anew", path, problem, aside)
-        nets.load_state_dict(fresh)
-        return []
 
 
 # --------------------------------------------------------------------------------------------------- what is kept of it
@@ -397,5 +369,3 @@ def _paint(path, split, generator):
     for camera in range(generator.cameras):
         out[:, camera] = restyle(generator, split.images, camera)
     out.flush()
-
-

@@ -23,7 +23,17 @@ from reidnb.alignment import local_distances, rigid_distances
 from reidnb.batches import fakes, make_batch, pk_batches, shuffled_batches, with_copies, wrong_labels
 from reidnb.files import write_aside
 
-__all__ = ["TrainingDiverged", "autocast", "choose_device", "elect", "embed", "renew_norms", "train"]
+__all__ = [
+    "TrainingDiverged",
+    "autocast",
+    "choose_device",
+    "elect",
+    "embed",
+    "keep_checkpoint",
+    "load_checkpoint",
+    "renew_norms",
+    "train",
+]
 
 LOCAL_DISTANCES = {"rigid": rigid_distances, "aligned": local_distances}
 SIGNS = ("length", "active_triplets", "active_anchors")  # in a line of history beside the loss terms
@@ -46,7 +56,8 @@ def train(
     model.to(device).train()
     images, labels = _on_device(images, device), wrong_labels(labels, recipe.label_noise, np.random.default_rng(seed))
     optimizer = make_optimizer(model, recipe)
-    history = _resume(checkpoint, model, optimizer)
+    parts = {"model": model, "optimizer": optimizer}
+    history = load_checkpoint(checkpoint, parts)
     for epoch in (bar := _progress(recipe, len(history))):
         torch.manual_seed(seed * 100_003 + epoch)
         rng, started, sums = np.random.default_rng((seed, epoch)), time.perf_counter(), {}
@@ -73,7 +84,7 @@ def train(
         means = {name: float(value) / len(batches) for name, value in sums.items()}
         history.append({"epoch": epoch + 1, **means, "lr": rate, "seconds": time.perf_counter() - started})
         _report(bar, history[-1], recipe)
-        _keep(checkpoint, model, optimizer, history)
+        keep_checkpoint(checkpoint, parts, history)
     return history
 
 
@@ -337,30 +348,35 @@ def _on_device(images, device):
 # -------------------------------------------------------------------------------------------------------- checkpoints
 
 
-def _keep(path, model, optimizer, history):
+def keep_checkpoint(path, parts, history):
+    """Write the state of `parts`, modules and optimizers by name, and the history to `path`; nothing without one."""
     if path:
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
+        state = {name: part.state_dict() for name, part in parts.items()} | {"history": history}
         write_aside(Path(path), lambda file: torch.save(state, file))
 
 
-def _resume(path, model, optimizer):
+def load_checkpoint(path, parts):
+    """Put the state of `parts` back as it was kept -> the history; [] where nothing was.
+
+    A file that cannot be read is put aside with a warning, and the parts stay as they are.
+    """
     if not path or not Path(path).exists():
         return []
-    fresh = copy.deepcopy(model.state_dict())
+    fresh = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        history = state["history"]
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        return state["history"]
     except Exception as problem:
         aside = Path(path).with_suffix(".damaged")
         os.replace(path, aside)
         log.warning(
             "the checkpoint %s cannot be read (%s): put aside as %s, training starts anew", path, problem, aside.name
         )
-        model.load_state_dict(fresh)
+        for name, part in parts.items():
+            part.load_state_dict(fresh[name])
         return []
-    return history
 
 
 # ----------------------------------------------------------------------------------------------------------- progress

@@ -12,7 +12,7 @@ from scipy.special import expit
 from reidnb import evaluation, losses
 from reidnb.alignment import local_distance_matrix
 from reidnb.attributes import ask
-from reidnb.batches import Augmentation, Styled, make_batch
+from reidnb.batches import Augmentation, Styled
 from reidnb.datasets import relabel, true_styles
 from reidnb.descriptors import DESCRIPTORS
 from reidnb.models import Students, build_model
@@ -118,14 +118,18 @@ def _check_domains(plan, data):
         cameras = len(np.unique((_target(plan, data) if plan.adapt else data.train).camids))
         copies = plan.copies if plan.adapt else 1
         if copies >= cameras:
-            raise ValueError(f"recipe {plan.name} wants {copies} copies of a picture, each by a camera that did not "
-                             f"take it; {data.name} has {cameras} cameras: set copies lower")
+            raise ValueError(
+                f"recipe {plan.name} wants {copies} copies of a picture, each by a camera that did not "
+                f"take it; {data.name} has {cameras} cameras: set copies lower"
+            )
 
 
 def _target(plan, data):
     if data.target is None:
-        raise ValueError(f"recipe {plan.name} learns from a target's pictures: name the dataset source->target, such "
-                         f"as synthetic_summer->synthetic_winter; got {data.name}")
+        raise ValueError(
+            f"recipe {plan.name} learns from a target's pictures: name the dataset source->target, such "
+            f"as synthetic_summer->synthetic_winter; got {data.name}"
+        )
     return data.target
 
 
@@ -221,35 +225,33 @@ def camera_classifier(split, epochs=2, seed=0, device=None):
     return model.eval()
 
 
-@torch.inference_mode()
-def says_camera(classifier, images, batch=256):
+def says_camera(classifier, images, device=None):
     """Which camera it takes each picture for -> int64 (N,)."""
-    device, said = next(classifier.parameters()).device, [np.empty(0, np.int64)]
-    for start in range(0, len(images), batch):
-        pixels = make_batch(images, np.arange(start, min(start + batch, len(images))), device=device)
-        said.append(classifier(pixels).logits.argmax(1).cpu().numpy())
-    return np.concatenate(said)
+    return embed(classifier, images, device, flip=False, compare="logits").argmax(1).numpy()
 
 
-def style_scores(paint, cameras, data, classifier, finder, device=None):
-    """What copies of the queries are worth -> dict of shares in [0, 1].
+def style_scores(painters, data, classifier, finder, device=None):
+    """What copies of the queries are worth, for each of `painters` by name -> a dict of shares in [0, 1] each.
 
-    `paint` makes them: asked for a camera for each query (Q,), it gives uint8 (Q, 3, H, W). Each query is painted for
-    every one of the cameras but its own; means over them. "camera": how often
-    `classifier` names the camera of a real query; "fooled": how often it names the one that a copy imitates; "rank1"
-    and "mAP" of the real queries by `finder`, a trained model, and "styled_rank1", "styled_mAP" of their copies, in
-    the same gallery by the same rules; "change": mean absolute difference of a pixel, in levels of 255.
+    A painter is asked for a camera for each query (Q,) and gives uint8 (Q, 3, H, W). Each query is painted for every
+    camera of the training split but its own; means over them. "camera": how often `classifier` names the camera of a
+    real query; "fooled": how often it names the one that a copy imitates; "rank1" and "mAP" of the real queries by
+    `finder`, a trained model, and "styled_rank1", "styled_mAP" of their copies, in the same gallery by the same
+    rules; "change": mean absolute difference of a pixel, in levels of 255.
     """
-    query = data.query
+    query, cameras, gallery = data.query, int(data.train.camids.max()) + 1, embed(finder, data.gallery.images, device)
     ids = query.pids, data.gallery.pids, query.camids, data.gallery.camids
-    gallery = embed(finder, data.gallery.images, device)
-    real, found = evaluation.evaluate_features(embed(finder, query.images, device), gallery, *ids), []
-    for step in range(1, cameras):
-        asked = (query.camids + step) % cameras
-        copies = paint(asked)
-        scores = evaluation.evaluate_features(embed(finder, copies, device), gallery, *ids)
-        change = np.abs(copies.astype(np.int16) - query.images).mean()
-        found.append([(says_camera(classifier, copies) == asked).mean(), scores.rank1, scores.mAP, change])
-    means = dict(zip(("fooled", "styled_rank1", "styled_mAP", "change"), np.mean(found, 0).tolist()))
-    known = float((says_camera(classifier, query.images) == query.camids).mean())
-    return {"camera": known, "rank1": real.rank1, "mAP": real.mAP} | means
+    real = evaluation.evaluate_features(embed(finder, query.images, device), gallery, *ids)
+    known = float((says_camera(classifier, query.images, device) == query.camids).mean())
+    worth = {}
+    for name, paint in painters.items():
+        found = []
+        for step in range(1, cameras):
+            asked = (query.camids + step) % cameras
+            copies = paint(asked)
+            scores = evaluation.evaluate_features(embed(finder, copies, device), gallery, *ids)
+            change = np.abs(copies.astype(np.int16) - query.images).mean()
+            found.append([(says_camera(classifier, copies, device) == asked).mean(), scores.rank1, scores.mAP, change])
+        means = dict(zip(("fooled", "styled_rank1", "styled_mAP", "change"), np.mean(found, 0).tolist()))
+        worth[name] = {"camera": known, "rank1": real.rank1, "mAP": real.mAP} | means
+    return worth

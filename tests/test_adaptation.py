@@ -424,6 +424,7 @@ def test_what_a_generator_that_does_nothing_is_worth(home):
     data = open_dataset("synthetic_winter", size=(64, 32), **WORLD)
     classifier = trials.camera_classifier(data.train, epochs=3, device="cpu")
     finder = build_model("small", 0, "drawn")
-    found = trials.style_scores(lambda _: data.query.images, 3, data, classifier, finder, "cpu")
+    painters = {"idle": lambda _: data.query.images}
+    (found,) = trials.style_scores(painters, data, classifier, finder, "cpu").values()
     assert found["fooled"] <= 1 - found["camera"] + 1e-9 and found["change"] == 0
     assert found["rank1"] == found["styled_rank1"] and found["mAP"] == found["styled_mAP"]

@@ -51,8 +51,8 @@ def lomo(images, window=8, step=4, bins=8):
     rows = (tops[:, None, None, None] + np.arange(window)[:, None]) + np.zeros((1, len(lefts), 1, window), int)
     columns = (lefts[:, None, None] + np.arange(window)) + np.zeros((len(tops), 1, window, 1), int)
     place = np.arange(len(tops) * len(lefts)).reshape(len(tops), len(lefts), 1, 1)
-    out = []
-    for image in images:
+    out = np.empty((len(images), len(tops) * (bins**3 + 81)), np.float32)
+    for line, image in zip(out, images):
         colour = np.zeros((height, width), int)
         for channel in _hsv(image):
             colour = colour * bins + np.minimum((channel * bins).astype(int), bins - 1)
@@ -62,8 +62,8 @@ def lomo(images, window=8, step=4, bins=8):
             counts = np.bincount(cells.ravel(), minlength=place.size * total).reshape(len(tops), len(lefts), total)
             logs = np.log1p(counts.max(1)).ravel()
             found.append(logs / np.linalg.norm(logs))
-        out.append(np.concatenate(found))
-    return np.asarray(out, np.float32).reshape(len(images), -1) / np.float32(np.sqrt(2))
+        line[:] = np.concatenate(found)
+    return out / np.float32(np.sqrt(2))
 
 
 def _ternary_patterns(image, tolerance=0.3):

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from reidnb.batches import Styled
+from reidnb.datasets.cache import require_space
 from reidnb.files import cache_root, locked, write_aside
 from reidnb.training import choose_device, keep_checkpoint, load_checkpoint
 
@@ -365,6 +366,7 @@ def all_styles(split, painter, device=None):
 
 def _paint(path, split, generator):
     shape = (len(split), generator.cameras, *split.images.shape[1:])
+    require_space(path.parent, len(split) * generator.cameras, shape[3:])
     out = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
     for camera in range(generator.cameras):
         out[:, camera] = restyle(generator, split.images, camera)

@@ -69,9 +69,16 @@ def true_styles(name: str, size: tuple[int, int], options: dict, split: str = "t
             drawings = cache.progress((synthetic.draw(world, replace(shot, camid=camera)).image
                                        for shot in shots for camera in cameras), len(shots) * len(cameras),
                                       f"drawing {name} by every camera")
-            pixels = np.stack([drawing.transpose(2, 0, 1) for drawing in drawings])
-            pixels = pixels.reshape(len(shots), len(cameras), 3, *world.size)
-            files.write_aside(path, lambda aside: np.save(aside, pixels))
+            shape = len(shots), len(cameras), 3, *world.size
+
+            def fill(aside):
+                cache.require_space(aside.parent, len(shots) * len(cameras), world.size)
+                copies = np.lib.format.open_memmap(aside, "w+", np.uint8, shape)
+                for i, drawing in enumerate(drawings):
+                    copies[divmod(i, len(cameras))] = drawing.transpose(2, 0, 1)
+                copies.flush()
+
+            files.write_aside(path, fill)
     return np.load(path, mmap_mode="r")
 
 

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "reidnb"
 FLOORS = [
     {"files"},
-    {"synthetic", "losses", "alignment", "evaluation", "descriptors", "attributes"},
+    {"synthetic", "losses", "alignment", "evaluation", "descriptors", "attributes", "search"},
     {"datasets", "batches", "models"},
     {"training", "recipes", "tables"},
     {"stargan"},

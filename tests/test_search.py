@@ -1,0 +1,138 @@
+"""Search: the same rows as a whole matrix of distances gives, in little memory; and the graph."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as of
+
+from reidnb.search import build_graph, graph_bytes, nearest
+
+
+def people(count, seed=0, width=16):
+    """Features like ours: of unit length, several of a person."""
+    rng = np.random.default_rng(seed)
+    found = rng.standard_normal((50, width))[rng.integers(0, 50, count)] + 0.7 * rng.standard_normal((count, width))
+    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+
+
+def slowly(queries, gallery, k):
+    """Every distance from its difference, in twice the digits, and a stable sort."""
+    wide = np.linalg.norm(np.float64(queries)[:, None] - np.float64(gallery), axis=2)
+    rows = np.argsort(wide, axis=1, kind="stable")[:, :k]
+    return rows, np.take_along_axis(wide, rows, 1)
+
+
+@pytest.mark.parametrize("k", [1, 10, 300])
+def test_exact_search_is_a_sorted_matrix(k):
+    queries, gallery = people(40, 1), people(300)
+    rows, distances = nearest(queries, gallery, k)
+    wanted_rows, wanted = slowly(queries, gallery, k)
+    assert rows.dtype == np.int64 and distances.dtype == np.float32
+    assert (rows == wanted_rows).all()
+    np.testing.assert_allclose(distances, wanted, rtol=1e-6)  # a sum of 16 float32 squares
+
+
+whole = st.integers(-3, 3).map(float)  # small whole numbers: distances are exact, and many are equal
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    of.arrays(np.float32, st.tuples(st.integers(1, 6), st.just(3)), elements=whole),
+    of.arrays(np.float32, st.tuples(st.integers(1, 40), st.just(3)), elements=whole),
+    st.data(),
+)
+def test_blocks_change_nothing(queries, gallery, data):
+    k = data.draw(st.integers(1, len(gallery)))
+    _, wanted = slowly(queries, gallery, k)
+    for memory in (1, 12 * data.draw(st.integers(1, 50)), 2**20):
+        rows, distances = nearest(queries, np.float64(gallery), k, memory=memory)
+        np.testing.assert_array_equal(distances, np.float32(wanted))
+        found = np.linalg.norm(queries[:, None] - gallery[rows], axis=2)
+        np.testing.assert_array_equal(found, distances)  # whichever of equals was taken, it lies where it is said to
+        assert all(len(set(line)) == k for line in rows.tolist())
+
+
+def test_equals_come_in_the_gallerys_order():
+    gallery = np.tile(people(3), (4, 1))
+    for memory in (2**20, 3 * 64):
+        rows, _ = nearest(gallery[:3], np.float64(gallery), 4, memory=memory)
+        assert rows.tolist() == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]
+
+
+def test_near_duplicates_keep_their_distance():
+    """Lengths of 100 and a step of 1e-3: |x|^2 + |y|^2 - 2 x.y has lost it."""
+    x = 100 * people(1)
+    gallery = x + np.float32([[0.0], [1e-3], [2e-3]]) * np.eye(1, 16, dtype=np.float32)
+    _, distances = nearest(x, gallery, 3)
+    np.testing.assert_allclose(distances[0], np.linalg.norm(np.float64(gallery) - x, axis=1), rtol=1e-3, atol=1e-9)
+    assert distances[0, 0] == 0
+
+
+def test_a_gallery_in_a_file_is_read_in_blocks(tmp_path, monkeypatch):
+    gallery, queries, asked = people(1000), people(20, 1), []
+    np.save(tmp_path / "gallery.npy", np.float16(gallery))
+    on_disk = np.load(tmp_path / "gallery.npy", mmap_mode="r")
+    import faiss
+
+    knn = faiss.knn
+    monkeypatch.setattr(faiss, "knn", lambda q, block, k: asked.append(block.nbytes) or knn(q, block, k))
+    rows, _ = nearest(queries, on_disk, 5, memory=8000)
+    assert max(asked) <= 8000 and sum(asked) == gallery.nbytes
+    assert (rows == slowly(queries, np.float16(gallery), 5)[0]).all()
+
+
+def test_tensors_are_taken_too():
+    queries, gallery = people(5, 1), people(60)
+    features = torch.from_numpy(gallery).requires_grad_()
+    assert (nearest(torch.from_numpy(queries), features, 3)[0] == nearest(queries, gallery, 3)[0]).all()
+
+
+def test_the_graph_finds_nearly_all_and_more_for_more_effort():
+    queries, gallery = people(200, 1, 64), people(3000, 0, 64)
+    graph, (truth, _) = build_graph(gallery), nearest(queries, gallery, 10)
+    found = []
+    for effort in (10, 200):
+        rows, distances = nearest(queries, graph, 10, effort=effort)
+        found.append(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(rows, truth)]))
+        np.testing.assert_allclose(
+            distances, np.linalg.norm(queries[:, None] - gallery[rows], axis=2), atol=1e-4
+        )  # faiss sums squares of differences here
+        assert (np.diff(distances) >= 0).all()
+    assert found[0] <= found[1] and found[1] > 0.99  # 3,000 rows and 200 kept: nothing but chance is missed
+
+
+def test_a_graph_takes_about_what_it_says():
+    import faiss
+
+    gallery = people(4000, 0, 32)
+    size = len(faiss.serialize_index(build_graph(gallery)))
+    assert 0.8 * size <= graph_bytes(4000, 32) <= 1.3 * size
+
+
+def test_a_graph_that_would_not_fit_is_refused_before_any_work():
+    with pytest.raises(ValueError, match=r"10000000 rows of 2048 values takes 7\d\.\d GiB, and 1\.0 were allowed"):
+        build_graph(np.broadcast_to(np.float32(0), (10_000_000, 2048)))
+
+
+@pytest.mark.parametrize(
+    "queries, gallery, k, message",
+    [
+        (people(2), people(9), 10, r"k must lie in 1\.\.9, the size of the gallery; got 10"),
+        (people(2), people(9), 0, r"k must lie in 1\.\.9"),
+        (people(2), people(9)[:0], 1, r"k must lie in 1\.\.0"),
+        (people(2)[:, :5], people(9), 1, "queries have 5 values a row and the gallery 16"),
+        (people(2)[0], people(9), 1, r"queries must be a matrix \(images, values\), got shape \(16,\)"),
+        (people(2), people(9) * np.float32(np.nan), 1, "row 0 is not finite, as are 9 of 9"),
+        (people(2), np.where(np.arange(9)[:, None] == 7, np.inf, people(9)), 1, "row 7 is not finite"),
+    ],
+)
+def test_what_cannot_be_searched(queries, gallery, k, message):
+    with pytest.raises(ValueError, match=message):
+        nearest(queries, gallery, k)
+
+
+def test_no_queries_find_nothing():
+    rows, distances = nearest(people(3)[:0], people(9), 2)
+    assert rows.shape == distances.shape == (0, 2)

@@ -35,7 +35,7 @@ def test_environment_yml_installs_pyproject_and_nothing_else():
 
 def test_every_import_of_the_package_is_a_declared_dependency():
     declared = {re.match(r"[\w-]+", line)[0].lower().replace("-", "_") for line in PROJECT["dependencies"]}
-    imported_as = {"pillow": "PIL", "scikit_learn": "sklearn"}
+    imported_as = {"pillow": "PIL", "faiss_cpu": "faiss", "scikit_learn": "sklearn"}
     declared = {imported_as.get(name, name) for name in declared} | {"reidnb"}
     for path in (ROOT / "reidnb").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -34,7 +34,7 @@ from reidnb.recipes import PROFILES, Recipe
 from reidnb.recipes import recipe as resolve
 from reidnb.stargan import restyle, shipped_painters, styles_fingerprint
 from reidnb.training import autocast, choose_device
-from reidnb.trials import build, camera_classifier, make, style_scores
+from reidnb.trials import build, camera_classifier, features, make, style_scores
 
 __all__ = ["Result", "check_parameters", "claims", "kept_results", "measure_styles", "results", "run", "statements"]
 
@@ -93,6 +93,17 @@ class Result:
         model = build(replace(self.recipe, weights=None), self._classes(), start)
         model.load_state_dict({name: torch.from_numpy(value) for name, value in self.state.items()})
         return model.eval()
+
+    def data(self):
+        """The dataset it was run on, opened anew -> ReIDDataset."""
+        known = {f.name for f in fields(Recipe)}
+        options = {name: value for name, value in _read_changes(self.changes).items() if name not in known}
+        return open_dataset(self.dataset, size=self.recipe.size, **options)
+
+    def embed(self, images, device=None):
+        """Features of other pictures uint8 (N, 3, H, W), as the run compares them -> float32 (N, D), of unit length."""
+        model = self.model() if self.state else None
+        return features(self.recipe, model, images, device).whole
 
     def _classes(self):
         heads = [value for name, value in self.state.items() if name.endswith("classifier.weight")]
@@ -165,6 +176,12 @@ def run(recipe, dataset="synthetic", profile="quick", seed=0, device=None, **cha
             path.with_suffix(".checkpoint").unlink(missing_ok=True)
             kept = _load(path)
     return replace(kept, profile=profile)
+
+
+def _read_changes(changes):
+    """What `run` wrote of its changes, "epochs=20, styles='truth'" -> dict."""
+    call = ast.parse(f"dict({changes})", mode="eval").body
+    return {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
 
 
 def check_parameters(profile, dataset, seed, device):

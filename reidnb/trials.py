@@ -20,7 +20,7 @@ from reidnb.recipes import recipe
 from reidnb.stargan import all_styles, painter_of
 from reidnb.training import elect, embed, renew_norms, train
 
-__all__ = ["build", "camera_classifier", "make", "style_scores"]
+__all__ = ["build", "camera_classifier", "features", "make", "says_camera", "style_scores"]
 
 
 def make(plan, data, seed, device, checkpoint=None):
@@ -47,7 +47,7 @@ def make(plan, data, seed, device, checkpoint=None):
         net = model
 
     started = time.perf_counter()
-    query, gallery = (_features(plan, net, split.images, device, questions) for split in (data.query, data.gallery))
+    query, gallery = (features(plan, net, split.images, device, questions) for split in (data.query, data.gallery))
     seconds = sum(line["seconds"] for line in history) + time.perf_counter() - started
     ids = data.query.pids, data.gallery.pids, data.query.camids, data.gallery.camids
     also = {"multi_query": _multi_query(plan, net, data, query.whole, gallery.whole, device)}
@@ -63,7 +63,7 @@ def make(plan, data, seed, device, checkpoint=None):
     if plan.branches:
         also["branches"] = evaluation.evaluate_features(query.branches, gallery.branches, *ids)
     if peer:
-        theirs = (_features(plan, peer, split.images, device).whole for split in (data.query, data.gallery))
+        theirs = (features(plan, peer, split.images, device).whole for split in (data.query, data.gallery))
         also["peer"] = evaluation.evaluate_features(*theirs, *ids)
     return SimpleNamespace(
         history=history,
@@ -140,7 +140,7 @@ def _start(plan, questions):
     return losses.blind_logits(questions, plan.attribute_loss, plan.focal_gamma, plan.focal_alpha)
 
 
-def _features(plan, model, images, device, questions=None):
+def features(plan, model, images, device, questions=None):
     """What a model says of images: `whole` (N, D), of unit length; `local` stripes and
     `branches` (N, B * 128) where the recipe has them; with questions, log-odds of `attributes`."""
     if model is None:
@@ -176,7 +176,7 @@ def _multi_query(plan, model, data, query, gallery, device):
     """Scores with the mean of all of a person's pictures from the query's camera; Market-1501 has extra ones."""
     pool, pool_features = data.gallery, gallery
     if data.multi_query is not None:
-        pool, pool_features = data.multi_query, _features(plan, model, data.multi_query.images, device).whole
+        pool, pool_features = data.multi_query, features(plan, model, data.multi_query.images, device).whole
     many = evaluation.multi_query_features(
         query, data.query.pids, data.query.camids, pool_features, pool.pids, pool.camids
     )

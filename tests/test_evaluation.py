@@ -10,7 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reidnb.evaluation import euclidean_distances, evaluate, evaluate_features, multi_query_features, verify_features
+from reidnb.evaluation import (
+    euclidean_distances,
+    evaluate,
+    evaluate_cameras,
+    evaluate_features,
+    multi_query_features,
+    verify_features,
+)
 
 RANKS = 12
 # Sums of at most a few hundred ratios in float64, added up in another order: the error is some 1e-14.
@@ -611,3 +618,22 @@ def test_verification_needs_both_kinds_of_pairs():
     features = np.eye(2, dtype=np.float32)
     with pytest.raises(ValueError, match="0 of one person"):
         verify_features(features, features, [1, 2], [1, 2], [0, 0], [0, 0])
+
+
+def test_between_cameras_each_pair_is_a_search_of_its_own():
+    rng = np.random.default_rng(0)
+    q_pids, g_pids = rng.integers(1, 6, 30), rng.integers(-1, 6, 80)
+    q_cams, g_cams = rng.integers(0, 3, 30), rng.integers(0, 4, 80)
+    distances = rng.random((30, 80))
+    found = evaluate_cameras(distances, q_pids, g_pids, q_cams, g_cams)
+    assert found.shape == (4, 4) and np.isnan(np.diag(found)).all() and np.isnan(found[3]).all()
+    for a in range(3):
+        for b in set(range(4)) - {a}:
+            scores = []
+            for q in np.flatnonzero(q_cams == a):
+                here = [g for g in np.argsort(distances[q]) if g_cams[g] == b and g_pids[g] != -1]
+                right = np.array([g_pids[g] == q_pids[q] for g in here])
+                if right.any():
+                    places = np.flatnonzero(right)
+                    scores.append(np.mean((np.arange(len(places)) + 1) / (places + 1)))
+            assert found[a, b] == pytest.approx(np.mean(scores))

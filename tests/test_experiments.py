@@ -9,12 +9,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from reidnb import experiments, tables, training, trials
+from reidnb import experiments, plots, tables, training, trials
 from reidnb.alignment import local_distance_matrix, shortest_path, stripe_costs
 from reidnb.attributes import ask
 from reidnb.batches import Augmentation
@@ -764,3 +765,33 @@ def test_the_same_settings_asked_for_by_another_name(first, second, elsewhere, t
     expected = ", ".join(f"{k}={v!r}" for k, v in sorted(WORLD.items()))
     assert wanted.changes == expected
     assert ("laptop" if second else "full", expected) in named
+
+
+def test_a_run_hands_back_its_dataset_and_describes_other_pictures(home):
+    kept = run("baseline", **TINY, misalignment=2.0)
+    data = kept.data()
+    assert data.options == {**WORLD, "misalignment": 2.0} and len(data.query) == len(kept.features.query)
+    np.testing.assert_array_equal(kept.embed(data.query.images, "cpu"), kept.features.query)
+    histogram = run("colour_histogram", **WORLD)
+    np.testing.assert_array_equal(histogram.embed(histogram.data().query.images), histogram.features.query)
+
+
+def test_a_map_of_a_kept_run(home):
+    kept = run("baseline", **TINY, misalignment=2.0)
+    figure = plots.embedding_map(kept, "camera", people=5, perplexity=5, device="cpu")
+    assert ["training" in ax.get_title() for ax in figure.axes] == [True, False]
+    shown = [len(ax.artists) for ax in figure.axes]
+    pids = kept.data().train.pids
+    assert all(count > 0 for count in shown) and shown[0] <= len(pids)
+    assert plots.embedding_map(kept, "hat", people=3, method="pca", device="cpu").axes
+    with pytest.raises(ValueError, match="colour 'shoes' is not known of these pictures; known: identity, camera, age"):
+        plots.embedding_map(kept, "shoes", people=3)
+    with pytest.raises(ValueError, match="50 people were asked for, this side has 8"):
+        plots.embedding_map(kept, people=50)
+    plt.close("all")
+
+
+def test_changes_are_read_as_they_were_written():
+    changes = {"epochs": 20, "styles": "truth", "lr": 3e-4, "steps": (4, 7), "weights": None}
+    assert experiments._read_changes(", ".join(f"{k}={v!r}" for k, v in changes.items())) == changes
+    assert experiments._read_changes("") == {}

@@ -11,7 +11,7 @@ FLOORS = [
     {"synthetic", "losses", "alignment", "evaluation", "descriptors", "attributes", "search"},
     {"datasets", "batches", "models"},
     {"training", "recipes", "tables"},
-    {"stargan"},
+    {"stargan", "failures"},
     {"trials"},
     {"experiments", "pretraining"},
     {"plots", "game"},  # may draw anything, except make experiments

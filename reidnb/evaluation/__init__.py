@@ -11,6 +11,7 @@ This folder depends on nothing else of reidnb: numpy, torch, scipy and scikit-le
 """
 
 from reidnb.evaluation.attributes import AttributeScores, attribute_scores, decide
+from reidnb.evaluation.cameras import evaluate_cameras
 from reidnb.evaluation.distances import euclidean_distances
 from reidnb.evaluation.reranking import rerank
 from reidnb.evaluation.scores import (
@@ -30,6 +31,7 @@ __all__ = [
     "decide",
     "euclidean_distances",
     "evaluate",
+    "evaluate_cameras",
     "evaluate_features",
     "multi_query_features",
     "rerank",

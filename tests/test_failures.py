@@ -125,7 +125,7 @@ def test_a_map_shows_where_a_model_listens():
     growth = failures.occlusion_map(model, image, toward, window=8, stride=4, device="cpu")
     assert growth.shape == (32, 16) and growth.dtype == np.float32
     assert growth[:8, :8].min() > 0.1
-    assert abs(growth[12:]).max() < 1e-6 and abs(growth[:, 12:]).max() < 1e-6  # no window there reaches the corner
+    assert abs(growth[12:]).max() < 1e-6  # no window there reaches the corner, nor the one of the mirror image
     with pytest.raises(ValueError, match="a window of 40 pixels does not fit into 32"):
         failures.occlusion_map(model, image, toward, window=40)
 

@@ -141,13 +141,15 @@ def judge(runs, claims=None):
     half width of its 95 % interval (Student's t over the seeds' paired differences). Verdict: "holds" when the whole
     interval lies on the claimed side, "does not hold" when it lies on the other, "within noise" when it contains zero
     or there is one seed only, "not run" without runs. A claim about something that learns nothing has no spread and
-    needs one run. One with `slack` claims that the method is at most so many points worse.
+    needs one run. One with `slack` claims that the method is at most so many points worse. The verdict
+    is on sign * gain + slack: `sign` is -1 where less is claimed.
     """
     rows = []
     runs = _with_columns(runs, [*SCORES, *ALSO, *ATTRIBUTES, *PAIRS])
     names = pd.Series([run_name(row.recipe, row.changes) for row in runs.itertuples()], runs.index, dtype=object)
     for claim in papers()["claim"] if claims is None else claims:
-        lower = "below" in claim or claim.get("better") == "lower"
+        sign = -1 if "below" in claim or claim.get("better") == "lower" else 1
+        slack = claim.get("slack", 0)
         for dataset, profile in claim["on"]:
             here = runs.profile == profile
             difference = _differences(claim, runs[here].assign(name=names[here]), dataset)
@@ -165,11 +167,25 @@ def judge(runs, claims=None):
                     "dataset": dataset,
                     "profile": profile,
                     "metric": claim["metric"],
-                    "verdict": _verdict((-gain if lower else gain) + claim.get("slack", 0), spread, len(difference)),
+                    "verdict": _verdict(sign * gain + slack, spread, len(difference)),
+                    "sign": sign,
+                    "slack": slack,
+                    "method": _who(claim, "method", dataset),
+                    "baseline": _who(claim, "baseline", dataset),
+                    "notebook": claim.get("notebook"),
                     "source": claim["source"],
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _who(claim, who, dataset):
+    """One side of a claim in words: the run, its score where it is another, where it was tested, what it came from."""
+    if who == "baseline" and "below" in claim:
+        return f"{claim['below']:g} %"
+    score, on, start = (claim.get(f"{who}_{what}") for what in ("metric", "on", "from"))
+    words = [claim[who], f"({score})" if score else "", f"on {on}" if on and on != dataset else ""]
+    return " ".join(word for word in [*words, f"since {start}" if start else ""] if word)
 
 
 def _differences(claim, runs, dataset):

@@ -791,6 +791,14 @@ def test_a_map_of_a_kept_run(home):
     plt.close("all")
 
 
+def test_the_ledger_can_be_drawn():
+    ledger = claims()
+    assert len(plots.claim_bars(ledger).axes[0].get_yticks()) == (ledger.seeds > 0).sum()
+    assert plots.paper_and_ours(ledger).axes
+    assert ledger.notebook.notna().all(), "every claim says which notebook it is about"
+    plt.close("all")
+
+
 def test_changes_are_read_as_they_were_written():
     changes = {"epochs": 20, "styles": "truth", "lr": 3e-4, "steps": (4, 7), "weights": None}
     assert experiments._read_changes(", ".join(f"{k}={v!r}" for k, v in changes.items())) == changes

@@ -346,3 +346,17 @@ def test_what_learns_nothing_is_one_run_for_all_seeds():
 def runs_like(rows, dataset):
     found = pd.DataFrame(rows, columns=["recipe", "seed", "mAP"])
     return found.assign(dataset=dataset, profile="full", changes="")
+
+
+def test_the_two_sides_of_a_claim_in_words():
+    told = judge(
+        runs([0.5], [0.4]),
+        [
+            CLAIM | {"method_metric": "rerank_mAP", "baseline_on": "elsewhere"},
+            {k: v for k, v in CLAIM.items() if k != "baseline"} | {"below": 50.0},
+            CLAIM | {"method_from": "start", "better": "lower", "slack": 1.0},
+        ],
+    )
+    assert told.method.tolist() == ["new (rerank_mAP)", "new", "new since start"]
+    assert told.baseline.tolist() == ["old on elsewhere", "50 %", "old"]
+    assert told.sign.tolist() == [1, -1, -1] and told.slack.tolist() == [0, 0, 1]

@@ -4,6 +4,7 @@ One palette throughout: green is right, red is wrong, blue is the query or the s
 """
 
 from reidnb.plots.attributes import attribute_cards, cooccurrence, stripes_and_votes
+from reidnb.plots.claims import claim_bars, paper_and_ours
 from reidnb.plots.curves import cmc_curves, distance_histogram, histories, seed_dots, training_curves
 from reidnb.plots.domains import domain_maps, style_grid
 from reidnb.plots.failures import camera_heat, mistakes, sensitivity
@@ -23,6 +24,7 @@ __all__ = [
     "alignments",
     "attribute_cards",
     "camera_heat",
+    "claim_bars",
     "cmc_curves",
     "cooccurrence",
     "distance_histogram",
@@ -32,6 +34,7 @@ __all__ = [
     "forces",
     "histories",
     "mistakes",
+    "paper_and_ours",
     "people_grid",
     "picture_map",
     "picture_row",

@@ -1,8 +1,9 @@
-# make reproduce    everything: environment, built-in world, every notebook, figures, tables   (PROFILE=full for every seed)
+# make reproduce    everything: environment, built-in world, every notebook, figures, tables   (PROFILE=full for every seed; DATASET=market1501)
 # make test         the environment, then every test, the notebooks included
 # make lab          open the notebooks
 
 PROFILE ?= quick
+DATASET ?= synthetic
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 PYTHON ?= python3
 BIN = .venv/bin
@@ -10,7 +11,7 @@ BIN = .venv/bin
 .PHONY: reproduce test lint lab notebooks pretrain tables clean
 
 reproduce: .venv/ready
-	$(BIN)/python workflow/reproduce.py --profile $(PROFILE) --cores $(CORES)
+	$(BIN)/python workflow/reproduce.py --profile $(PROFILE) --dataset $(DATASET) --cores $(CORES)
 
 test: .venv/ready
 	$(BIN)/pytest

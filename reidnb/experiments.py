@@ -94,11 +94,14 @@ class Result:
         model.load_state_dict({name: torch.from_numpy(value) for name, value in self.state.items()})
         return model.eval()
 
-    def data(self):
-        """The dataset it was run on, opened anew -> ReIDDataset."""
-        known = {f.name for f in fields(Recipe)}
-        options = {name: value for name, value in _read_changes(self.changes).items() if name not in known}
-        return open_dataset(self.dataset, size=self.recipe.size, **options)
+    def data(self, root=None):
+        """The dataset it was run on, opened anew -> ReIDDataset; `root` as `open_dataset` takes it. ValueError where
+        what is there now is not what the run saw."""
+        data = open_dataset(self.dataset, root, self.recipe.size, **_read_options(self.changes))
+        seen, there = ((len(side.query), len(side.gallery)) for side in (self.features, data))
+        if seen != there:
+            raise ValueError(f"the run saw {seen} queries and gallery pictures, {self.dataset} has {there} now")
+        return data
 
     def embed(self, images, device=None):
         """Features of other pictures uint8 (N, 3, H, W), as the run compares them -> float32 (N, D), of unit length."""
@@ -153,6 +156,7 @@ def run(recipe, dataset="synthetic", profile="quick", seed=0, device=None, **cha
     """
     check_seed(seed)
     device = choose_device(device)
+    changes = {k: v.item() if isinstance(v, np.generic) else v for k, v in changes.items()}
     recipe_fields = {f.name for f in fields(Recipe)}
     plan = resolve(recipe, profile, **{k: v for k, v in changes.items() if k in recipe_fields})
     if plan.model in DESCRIPTORS:
@@ -178,10 +182,10 @@ def run(recipe, dataset="synthetic", profile="quick", seed=0, device=None, **cha
     return replace(kept, profile=profile)
 
 
-def _read_changes(changes):
-    """What `run` wrote of its changes, "epochs=20, styles='truth'" -> dict."""
-    call = ast.parse(f"dict({changes})", mode="eval").body
-    return {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+def _read_options(changes):
+    """The dataset's options among what `run` wrote of its changes, "epochs=20, misalignment=2.0" -> dict."""
+    known, call = {f.name for f in fields(Recipe)}, ast.parse(f"dict({changes})", mode="eval").body
+    return {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg not in known}
 
 
 def check_parameters(profile, dataset, seed, device):

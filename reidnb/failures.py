@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 
 from reidnb.evaluation import euclidean_distances
 from reidnb.synthetic import ATTRIBUTES, PARTS
@@ -23,13 +24,15 @@ def difficulties(query, gallery):
 
     occlusion: the share of the person that something hides. box: one minus the overlap (IoU) of the detector's box
     with the perfect one. colour: how far the mean colour of the clothes is from that in the person's other pictures,
-    taken by other cameras (Euclidean, RGB from 0 to 1). lookalikes: how many people of the gallery differ from the
-    person by one detail at most, of 27 attributes (another colour is two entries, one detail).
+    taken by other cameras (Euclidean, RGB from 0 to 1); NaN where no clothes are seen. lookalikes: how many people of
+    the gallery differ from the person by one detail at most, of 27 attributes (another colour is two entries, one
+    detail).
 
     query, gallery: Splits with masks, shots and attributes. ValueError without them: photographs have no truth.
     """
-    if query.shots is None or query.masks is None or gallery.masks is None:
-        raise ValueError("only the built-in world knows what hides a person: a split with shots and masks is wanted")
+    known = query.shots, query.masks, gallery.masks, query.attributes, gallery.attributes
+    if any(part is None for part in known):
+        raise ValueError("only the built-in world knows what hides a person: splits with shots, masks and attributes")
     return pd.DataFrame(
         {
             "occlusion": query.shots["occlusion"].to_numpy(float),
@@ -43,26 +46,28 @@ def difficulties(query, gallery):
 def failure_kinds(truth, hard=0.8):
     """The kind of each query: its difficulty of the highest percentile among all queries -> str (N,), "" where no
     percentile reaches `hard`: nothing known here explains it."""
-    percentiles = truth.rank(pct=True)
-    names = percentiles.idxmax(axis=1).to_numpy()
-    return np.where(percentiles.max(axis=1) >= hard, names, "").astype(str)
+    percentiles = truth.rank(pct=True).where(truth > truth.min(), 0.0)  # the easiest are not hard, however few
+    highest = percentiles.to_numpy().argmax(1)
+    return np.where(percentiles.max(axis=1) >= hard, truth.columns.to_numpy(str)[highest], "")
 
 
-def worst_queries(distances, query, gallery, ap, count=8):
-    """The queries with the lowest average precision -> DataFrame: query, ap, the nearest wrong picture of the gallery,
-    the nearest right one, and at which rank that stands (from 1).
+def worst_queries(distances, query, gallery, ap, count=8, best=False):
+    """The queries with the lowest average precision, or the highest -> DataFrame: query, ap, `wrong` and `right`, the
+    nearest wrong and the nearest right picture of the gallery, and their ranks (from 1), `wrong_rank` and `rank`.
 
-    distances (Q, G); ap (Q,), as `Scores.ap` has it. What the protocol ignores is left out, as in the evaluation.
+    distances (Q, G); ap (Q,), as `Scores.ap` has it: queries without an answer, whose ap is NaN, are left out. What
+    the protocol ignores is left out, as in the evaluation. Of equal distances each has the best rank.
     """
-    rows = []
-    for q in np.argsort(ap, kind="stable")[:count]:  # without a match ap is NaN, which sorts last
+    rows, order = [], np.argsort(-np.asarray(ap) if best else ap, kind="stable")
+    for q in order[~np.isnan(np.asarray(ap)[order])][:count]:
         same = gallery.pids == query.pids[q]
         seen = (gallery.pids != -1) & ~(same & (gallery.camids == query.camids[q]))
         right, wrong = np.flatnonzero(seen & same), np.flatnonzero(seen & ~same)
-        right, wrong = (some[distances[q, some].argmin()] for some in (right, wrong))
-        rank = 1 + int((distances[q, seen] < distances[q, right]).sum())
-        rows.append({"query": q, "ap": ap[q], "wrong": wrong, "right": right, "rank": rank})
-    return pd.DataFrame(rows)
+        if len(wrong):
+            right, wrong = (some[distances[q, some].argmin()] for some in (right, wrong))
+            ranks = [1 + int((distances[q, seen] < distances[q, g]).sum()) for g in (wrong, right)]
+            rows.append([q, ap[q], wrong, right, *ranks])
+    return pd.DataFrame(rows, columns=["query", "ap", "wrong", "right", "wrong_rank", "rank"])
 
 
 def occlusion_map(model, image, toward, window=12, stride=4, compare="embedding", device=None):
@@ -72,7 +77,9 @@ def occlusion_map(model, image, toward, window=12, stride=4, compare="embedding"
     image: uint8 (3, H, W). toward: the unit-length feature (D,) of another picture. A window is `window` pixels high
     and wide and is filled with the picture's mean colour. Positive: what is here speaks for the match.
     """
-    toward = torch.as_tensor(toward, dtype=torch.float32).reshape(1, -1)
+    if not 1 <= stride <= window:
+        raise ValueError(f"stride must lie in 1..{window}, the window, so that no pixel is left out; got {stride}")
+    toward = torch.as_tensor(toward, dtype=torch.float32).detach().cpu().reshape(1, -1)
     height, width = image.shape[1:]
     tops, lefts = _starts(height, window, stride), _starts(width, window, stride)
     covered, places = [image], []
@@ -83,7 +90,7 @@ def occlusion_map(model, image, toward, window=12, stride=4, compare="embedding"
             picture[:, *place] = image.mean((1, 2)).round()[:, None, None]
             covered.append(picture)
             places.append(place)
-    features = embed(model, np.stack(covered), device, compare=compare)
+    features = F.normalize(embed(model, np.stack(covered), device, compare=compare).flatten(1))
     distances = euclidean_distances(features, toward)[:, 0].numpy()
     growth, counts = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
     for place, distance in zip(places, distances[1:]):
@@ -122,10 +129,11 @@ def _clothes(split):
 
 def _colour_distances(query, gallery):
     worn, theirs = _clothes(query), _clothes(gallery)
-    out = np.zeros(len(query))
+    out, seen = np.full(len(query), np.nan), ~np.isnan(theirs[:, 0])
     for q, (pid, camid) in enumerate(zip(query.pids, query.camids)):
-        matches = theirs[(gallery.pids == pid) & (gallery.camids != camid)]
-        out[q] = np.nan_to_num(np.linalg.norm(worn[q] - np.nanmean(matches, 0)) if len(matches) else 0.0)
+        matches = theirs[seen & (gallery.pids == pid) & (gallery.camids != camid)]
+        if len(matches):
+            out[q] = np.linalg.norm(worn[q] - matches.mean(0))
     return out
 
 

@@ -8,6 +8,8 @@ The distance is Euclidean, as everywhere in reidnb: between features of unit len
 here knows of people or cameras: ask for more than you need, and drop what a protocol ignores.
 """
 
+import operator
+
 import faiss
 import numpy as np
 import torch
@@ -15,33 +17,30 @@ import torch
 __all__ = ["build_graph", "graph_bytes", "nearest"]
 
 GIB = 2**30
-SPARE = 6  # faiss compares by |x|^2 + |y|^2 - 2 x.y, which rounds: so many more are looked at closely
+SPARE = 6  # faiss compares by |x|^2 + |y|^2 - 2 x.y, which rounds: so many more than k are looked at closely
 
 
 def nearest(queries, gallery, k=10, memory=GIB, effort=64):
     """The k nearest of the gallery for each query, nearest first -> rows int64 (Q, k), distances float32 (Q, k).
 
-    queries (Q, D); gallery (G, D), or a graph of it. Against an array the search is exact; equal distances come in
-    the gallery's order. An array of another type than float32, or a file, is read in blocks of at most `memory`
-    bytes, so that it need not fit. A graph walks on until the `effort` best it met are settled: more finds more, and
-    takes longer (Malkov and Yashunin, 2018: ef). Raises ValueError for shapes that do not fit, values that are not
-    finite, and k outside 1..G.
+    queries (Q, D); gallery (G, D), or a graph of it. Against an array the search is exact, near-duplicates included;
+    equal distances come in the gallery's order, and where not all of them make the list, which do is left open. An
+    array of another type than float32, or a file, is read in blocks of at most `memory` bytes, so that it need not
+    fit. A graph walks on until the `effort` best it met are settled: more finds more, and takes longer (Malkov and
+    Yashunin, 2018: ef); a place it cannot fill is row -1 at distance infinity. Raises ValueError for shapes that do
+    not fit, values that are not finite, and k outside 1..G.
     """
-    queries = _matrix(queries, "queries")
+    queries, k = _matrix(queries, "queries"), operator.index(k)
     if isinstance(gallery, faiss.Index):
-        _check(queries, gallery.d, gallery.ntotal, k)
-        settings = faiss.SearchParametersHNSW(efSearch=max(effort, k))
-        squared, rows = gallery.search(_values(queries), k, params=settings)
-        return rows, np.sqrt(squared.clip(0))
+        return _walk(queries, gallery, k, operator.index(effort))
     gallery = _matrix(gallery, "gallery")
     _check(queries, gallery.shape[1], len(gallery), k)
-    queries, best = _values(queries), None
+    queries, best = _values(queries, "queries"), None
     for start, block in _blocks(gallery, memory):
-        _, rows = faiss.knn(queries, block, min(k + SPARE, len(block)))
-        found = rows + start, _distances(queries, block, rows)
+        rows, distances = _search(queries, block, min(k, len(block)))
+        found = rows + start, distances
         best = found if best is None else [np.concatenate(pair, 1) for pair in zip(best, found)]
-        order = np.lexsort(best, axis=1)[:, :k]  # by distance, then by row
-        best = [np.take_along_axis(values, order, 1) for values in best]
+        best = _in_order(*best, k)
     return tuple(best)
 
 
@@ -52,7 +51,9 @@ def build_graph(gallery, links=32, effort=40, memory=GIB):
     thinning ladder of layers, and a search walks towards the query. It holds a float32 copy of the gallery: raises
     ValueError, before any work, where `graph_bytes` exceeds `memory`.
     """
-    gallery = _matrix(gallery, "gallery")
+    gallery, links, effort = _matrix(gallery, "gallery"), operator.index(links), operator.index(effort)
+    if links < 2 or effort < 1:
+        raise ValueError(f"a graph needs 2 links a row and an effort of 1 at least, got links={links}, effort={effort}")
     count, width = gallery.shape
     needed = graph_bytes(count, width, links)
     if needed > memory:
@@ -72,10 +73,74 @@ def graph_bytes(count, width, links=32):
     return count * (4 * width + 4 * 2 * links + 32)
 
 
+# ------------------------------------------------------------------------------------------------------- exact search
+
+
+def _search(queries, block, k):
+    """The k nearest of one block -> rows (Q, k), exact distances (Q, k), in order."""
+    found = min(k + SPARE, len(block))
+    products, rows = faiss.knn(queries, block, found)
+    if (rows < 0).any():
+        raise ValueError("the squares of these values do not fit into float32: scale queries and gallery")
+    rows, distances = _in_order(rows, _distances(queries, block, rows), k)
+    if found < len(block) and len(queries):
+        # Whatever was not found has a product form of products[:, -1] at least, and rounding is all that it may lie.
+        largest = np.einsum("nd,nd->n", queries, queries) + np.einsum("nd,nd->n", block, block).max()
+        rounding = 2.5e-7 * np.sqrt(block.shape[1]) * largest
+        doubtful = np.flatnonzero(distances[:, -1] ** 2 > products[:, -1] - rounding)
+        step = max(1, 2**23 // len(block))
+        for some in np.array_split(doubtful, -(-len(doubtful) // step)) if len(doubtful) else ():
+            rows[some], distances[some] = _closely(queries[some], block, k)
+    return rows, distances
+
+
+def _closely(queries, block, k):
+    """The same in float64, where many distances agree in the digits that float32 has."""
+    x, y = np.float64(queries), np.float64(block)
+    squared = (x * x).sum(1)[:, None] + (y * y).sum(1) - 2 * x @ y.T
+    found = min(k + SPARE, len(block))
+    rows = np.argpartition(squared, found - 1, axis=1)[:, :found]
+    return _in_order(rows, _distances(queries, block, rows), k)
+
+
+def _in_order(rows, distances, k):
+    """By distance, then by row, the first k."""
+    order = np.lexsort((rows, distances), axis=1)[:, :k]
+    return np.take_along_axis(rows, order, 1), np.take_along_axis(distances, order, 1)
+
+
+def _distances(queries, block, rows):
+    """Distances of what was found, from differences: the product form loses those of near-duplicates."""
+    out = np.empty(rows.shape, np.float32)
+    step = max(1, 2**22 // max(1, rows.shape[1] * block.shape[1]))  # 16 MiB of differences
+    for start in range(0, len(queries), step):
+        part = slice(start, start + step)
+        out[part] = np.linalg.norm(block[rows[part]] - queries[part, None], axis=2)
+    return out
+
+
+# ------------------------------------------------------------------------------------------------------ along a graph
+
+
+def _walk(queries, graph, k, effort):
+    if not isinstance(graph, faiss.IndexHNSW) or graph.metric_type != faiss.METRIC_L2:
+        raise ValueError(f"a graph must be an IndexHNSW of Euclidean distances, got {type(graph).__name__}")
+    _check(queries, graph.d, graph.ntotal, k)
+    settings = faiss.SearchParametersHNSW(efSearch=max(effort, k))
+    squared, rows = graph.search(_values(queries, "queries"), k, params=settings)
+    return rows, np.where(rows < 0, np.float32(np.inf), np.sqrt(squared.clip(0)))
+
+
+# -------------------------------------------------------------------------------------------------------- at the door
+
+
 def _matrix(values, name):
-    """An array (N, D) of anything that numbers can be read from; nothing is copied yet."""
-    values = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asanyarray(values)
-    if values.ndim != 2:
+    """An array (N, D) of anything that numbers can be read from; nothing is copied without need."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    values = np.asanyarray(values)
+    if values.ndim != 2 or not values.shape[1]:
         raise ValueError(f"{name} must be a matrix (images, values), got shape {values.shape}")
     return values
 
@@ -89,12 +154,12 @@ def _check(queries, width, count, k):
         raise ValueError(f"k must lie in 1..{count}, the size of the gallery; got {k}")
 
 
-def _values(block, start=0):
+def _values(block, name, start=0):
     """A block of rows as faiss wants them; copied only where it must be."""
     block = np.ascontiguousarray(block, np.float32)
     if not np.isfinite(block.sum(dtype=np.float64)):  # one pass, and no mask of the block's size
         bad = start + np.flatnonzero(~np.isfinite(block).all(1))
-        raise ValueError(f"row {bad[0]} is not finite, as are {len(bad)} of {len(block)}: look at what made it")
+        raise ValueError(f"{name}: row {bad[0]} is not finite, as are {len(bad)} of {len(block)}: what made it?")
     return block
 
 
@@ -102,15 +167,6 @@ def _blocks(gallery, memory):
     """(first row, float32 block) one after the other; the whole at once where it need not be copied."""
     size = max(1, int(memory) // (4 * gallery.shape[1]))
     if gallery.dtype == np.float32 and gallery.flags.c_contiguous and not isinstance(gallery, np.memmap):
-        size = len(gallery)
-    for start in range(0, len(gallery), max(1, size)):
-        yield start, _values(gallery[start : start + size], start)
-
-
-def _distances(queries, block, rows):
-    """Distances of what was found, from differences: faiss's product form loses those of near-duplicates."""
-    out = np.empty(rows.shape, np.float32)
-    for start in range(0, len(queries), 256):
-        part = slice(start, start + 256)
-        out[part] = np.linalg.norm(block[rows[part]] - queries[part, None], axis=2)
-    return out
+        size = max(1, len(gallery))
+    for start in range(0, len(gallery), size):
+        yield start, _values(gallery[start : start + size], "gallery", start)

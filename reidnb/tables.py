@@ -154,7 +154,7 @@ def judge(runs, claims=None):
             here = runs.profile == profile
             difference = _differences(claim, runs[here].assign(name=names[here]), dataset)
             gain, spread = difference.mean() if len(difference) else np.nan, _half_width(difference)
-            if "below" in claim and len(difference) == 1:
+            if len(difference) == 1 and {claim["method"], claim.get("baseline", claim["method"])} <= set(DESCRIPTORS):
                 spread = 0.0  # nothing learned: the same number whatever the seed
             rows.append(
                 {
@@ -199,8 +199,9 @@ def _differences(claim, runs, dataset):
         metric = claim.get(f"{who}_metric", claim["metric"])
         here = runs[runs.dataset == claim.get(f"{who}_on", dataset)]
         value = here[here["name"] == claim[who]].set_index("seed")[metric]
-        if claim[who] in DESCRIPTORS and len(value):
-            return value.iloc[0]  # learns nothing: one run stands for all seeds
+        other = {"method": "baseline", "baseline": "method"}[who]
+        if claim[who] in DESCRIPTORS and claim.get(other) not in DESCRIPTORS and "below" not in claim and len(value):
+            value = value.iloc[0]  # learns nothing: one run stands for all seeds
         start = claim.get(f"{who}_from")
         return value if start is None else value - here[here["name"] == start].set_index("seed")[metric]
 

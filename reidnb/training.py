@@ -358,7 +358,7 @@ def keep_checkpoint(path, parts, history):
 def load_checkpoint(path, parts):
     """Put the state of `parts` back as it was kept -> the history; [] where nothing was.
 
-    A file that cannot be read is put aside with a warning, and the parts stay as they are.
+    A file that holds something else is put aside with a warning, and the parts stay as they are.
     """
     if not path or not Path(path).exists():
         return []
@@ -368,6 +368,8 @@ def load_checkpoint(path, parts):
         for name, part in parts.items():
             part.load_state_dict(state[name])
         return state["history"]
+    except (OSError, torch.OutOfMemoryError):
+        raise  # the file may be whole
     except Exception as problem:
         aside = Path(path).with_suffix(".damaged")
         os.replace(path, aside)

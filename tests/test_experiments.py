@@ -772,6 +772,10 @@ def test_a_run_hands_back_its_dataset_and_describes_other_pictures(home):
     data = kept.data()
     assert data.options == {**WORLD, "misalignment": 2.0} and len(data.query) == len(kept.features.query)
     np.testing.assert_array_equal(kept.embed(data.query.images, "cpu"), kept.features.query)
+    assert run("baseline", **TINY, misalignment=np.float64(2.0)).key == kept.key  # numbers of numpy are numbers
+    fewer = replace(kept, features=SimpleNamespace(query=kept.features.query[1:], gallery=kept.features.gallery))
+    with pytest.raises(ValueError, match="the run saw .* queries and gallery pictures, synthetic has .* now"):
+        fewer.data()
     histogram = run("colour_histogram", **WORLD)
     np.testing.assert_array_equal(histogram.embed(histogram.data().query.images), histogram.features.query)
 
@@ -780,10 +784,16 @@ def test_a_map_of_a_kept_run(home):
     kept = run("baseline", **TINY, misalignment=2.0)
     figure = plots.embedding_map(kept, "camera", people=5, perplexity=5, device="cpu")
     assert ["training" in ax.get_title() for ax in figure.axes] == [True, False]
-    shown = [len(ax.artists) for ax in figure.axes]
-    pids = kept.data().train.pids
-    assert all(count > 0 for count in shown) and shown[0] <= len(pids)
-    assert plots.embedding_map(kept, "hat", people=3, method="pca", device="cpu").axes
+    shown, data = [len(ax.artists) for ax in figure.axes], kept.data()
+    assert f"{shown[0]} pictures" in figure.axes[0].get_title() and shown[0] <= len(data.train)
+    told = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots.maps, "picture_map", lambda ax, points, images, groups: told.append((images, groups)))
+        plots.embedding_map(kept, "hat", people=8, method="pca", device="cpu")
+    for (images, groups), splits in zip(told, ((data.train,), (data.query, data.gallery))):
+        parts = [split.select(split.pids > 0) for split in splits]
+        np.testing.assert_array_equal(images, np.concatenate([part.images for part in parts]))
+        assert groups == [hat for part in parts for hat in part.attributes[:, data.attribute_names.index("hat")]]
     with pytest.raises(ValueError, match="colour 'shoes' is not known of these pictures; known: identity, camera, age"):
         plots.embedding_map(kept, "shoes", people=3)
     with pytest.raises(ValueError, match="50 people were asked for, this side has 8"):
@@ -793,13 +803,18 @@ def test_a_map_of_a_kept_run(home):
 
 def test_the_ledger_can_be_drawn():
     ledger = claims()
-    assert len(plots.claim_bars(ledger).axes[0].get_yticks()) == (ledger.seeds > 0).sum()
+    axes = plots.claim_bars(ledger).axes[0]
+    drawn = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"]
+    ran = ledger[ledger.seeds > 0]
+    np.testing.assert_allclose(drawn, ran.sign * ran.gain + ran.slack)
+    assert (ran.sign == -1).any() and (ran.slack > 0).any() and len(axes.get_yticks()) == len(ran)
     assert plots.paper_and_ours(ledger).axes
     assert ledger.notebook.notna().all(), "every claim says which notebook it is about"
     plt.close("all")
 
 
 def test_changes_are_read_as_they_were_written():
-    changes = {"epochs": 20, "styles": "truth", "lr": 3e-4, "steps": (4, 7), "weights": None}
-    assert experiments._read_changes(", ".join(f"{k}={v!r}" for k, v in changes.items())) == changes
-    assert experiments._read_changes("") == {}
+    changes = {"augmentation": Augmentation(erase=0.0), "misalignment": 2.0, "epochs": 20, "images": "labeled"}
+    written = ", ".join(f"{k}={v!r}" for k, v in changes.items())
+    assert experiments._read_options(written) == {"misalignment": 2.0, "images": "labeled"}
+    assert experiments._read_options("") == {}

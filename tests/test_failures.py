@@ -85,6 +85,8 @@ def test_photographs_have_no_truth(world):
 def test_a_kind_is_the_highest_percentile():
     truth = pd.DataFrame({"occlusion": [0.0, 0.0, 0.0, 0.0, 0.9], "box": [0.5, 0.4, 0.1, 0.2, 0.3]})
     assert failures.failure_kinds(truth).tolist() == ["box", "box", "", "", "occlusion"]
+    alone = pd.DataFrame({"occlusion": [0.0], "box": [np.nan]})
+    assert failures.failure_kinds(alone).tolist() == [""]  # the highest of all percentiles, and of nothing
     assert set(failures.KINDS) == {"occlusion", "box", "colour", "lookalikes"}
 
 
@@ -103,7 +105,18 @@ def test_the_worst_queries_by_a_sorted_list(world):
         ]
         right = [gallery.pids[g] == query.pids[row.query] for g in seen]
         assert row.rank == 1 + right.index(True) and row.right == seen[row.rank - 1]
-        assert row.wrong == seen[right.index(False)]
+        assert row.wrong == seen[row.wrong_rank - 1] and row.wrong_rank == 1 + right.index(False)
+
+
+def test_queries_without_an_answer_are_no_failures(world):
+    rng, gallery = np.random.default_rng(0), world.gallery.select(world.gallery.pids != world.query.pids[0])
+    distances = rng.random((len(world.query), len(gallery)))
+    ids = world.query.pids, gallery.pids, world.query.camids, gallery.camids
+    ap = evaluate(distances, *ids).ap
+    worst = failures.worst_queries(distances, world.query, gallery, ap, len(ap))
+    assert len(worst) == np.isfinite(ap).sum() < len(ap)
+    assert not (world.query.pids[worst["query"]] == world.query.pids[0]).any()
+    assert failures.worst_queries(distances, world.query, gallery, ap, 0).columns.tolist() == worst.columns.tolist()
 
 
 class Corner(nn.Module):
@@ -126,6 +139,8 @@ def test_a_map_shows_where_a_model_listens():
     assert growth.shape == (32, 16) and growth.dtype == np.float32
     assert growth[:8, :8].min() > 0.1
     assert abs(growth[12:]).max() < 1e-6  # no window there reaches the corner, nor the one of the mirror image
+    with pytest.raises(ValueError, match=r"stride must lie in 1\.\.8, the window"):
+        failures.occlusion_map(model, image, toward, window=8, stride=12)
     with pytest.raises(ValueError, match="a window of 40 pixels does not fit into 32"):
         failures.occlusion_map(model, image, toward, window=40)
 
@@ -150,8 +165,13 @@ def test_a_map_by_covering_one_place_after_the_other():
 
 def test_the_pictures_of_failures_can_be_drawn(world):
     rng = np.random.default_rng(0)
-    worst = pd.DataFrame({"query": [0, 1], "ap": [0.1, 0.2], "wrong": [3, 4], "right": [5, 6], "rank": [1, 9]})
-    assert len(plots.mistakes(worst, world.query, world.gallery, ["hidden", "bad box"]).axes) == 6
-    scores = np.where(np.eye(3, dtype=bool), np.nan, 0.5)
-    assert plots.camera_heat(scores).axes
-    assert plots.sensitivity(world.query.images[:3], rng.standard_normal((3, 64, 32)), list("abc")).axes
+    worst = pd.DataFrame({"query": [0, 1], "ap": [0.1, 0.2], "wrong": [3, 4], "right": [5, 6]})
+    worst = worst.assign(wrong_rank=[6, 1], rank=[1, 9])
+    axes = plots.mistakes(worst, world.query, world.gallery, ["hidden", "bad box"]).axes
+    assert [ax.get_title() for ax in axes] == ["hidden", "bad box", "rank 6", "rank 1", "rank 1", "rank 9"]
+    scores = np.where(np.eye(3, dtype=bool), np.nan, np.arange(9.0).reshape(3, 3) / 10)
+    drawn = plots.camera_heat(scores).axes[0]
+    assert drawn.get_ylabel() == "camera of the query"
+    np.testing.assert_allclose(np.ma.filled(drawn.collections[0].get_array().reshape(3, 3), np.nan), 100 * scores)
+    pictures = world.query.images[:3], world.gallery.images[:3]
+    assert plots.sensitivity(*pictures, rng.standard_normal((3, 64, 32)), list("abc")).axes

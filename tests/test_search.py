@@ -124,7 +124,7 @@ def test_a_graph_that_would_not_fit_is_refused_before_any_work():
         (people(2), people(9)[:0], 1, r"k must lie in 1\.\.0"),
         (people(2)[:, :5], people(9), 1, "queries have 5 values a row and the gallery 16"),
         (people(2)[0], people(9), 1, r"queries must be a matrix \(images, values\), got shape \(16,\)"),
-        (people(2), people(9) * np.float32(np.nan), 1, "row 0 is not finite, as are 9 of 9"),
+        (people(2), people(9) * np.float32(np.nan), 1, "gallery: row 0 is not finite, as are 9 of 9"),
         (people(2), np.where(np.arange(9)[:, None] == 7, np.inf, people(9)), 1, "row 7 is not finite"),
     ],
 )
@@ -136,3 +136,66 @@ def test_what_cannot_be_searched(queries, gallery, k, message):
 def test_no_queries_find_nothing():
     rows, distances = nearest(people(3)[:0], people(9), 2)
     assert rows.shape == distances.shape == (0, 2)
+
+
+@pytest.mark.parametrize("spread", [3e-3, 1e-3, 1e-4])
+def test_one_heap_of_near_equal_features(spread):
+    """Enough queries that faiss takes its product form, which has lost what tells these apart."""
+    rng = np.random.default_rng(0)
+    base = rng.standard_normal(256)
+    heap = base / np.linalg.norm(base) + spread * rng.standard_normal((3600, 256)) / 16
+    heap = (heap / np.linalg.norm(heap, axis=1, keepdims=True)).astype(np.float32)
+    queries, gallery = heap[:600], heap[600:]
+    rows, distances = nearest(queries, gallery, 10)
+    some = slice(0, 600, 40)
+    wanted_rows, wanted = slowly(queries[some], gallery, 10)
+    np.testing.assert_allclose(distances[some], wanted, rtol=1e-5)  # differences of float32, summed in float32
+    assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(rows[some], wanted_rows)]) > 0.99  # but for such sums
+
+
+def test_near_copies_of_many_people():
+    rng = np.random.default_rng(0)
+    people_, copies = people(100, 3, 256), 30
+    gallery = np.repeat(people_, copies, 0) + np.float32(1e-3 / 16) * rng.standard_normal((3000, 256), np.float32)
+    queries = np.tile(people_, (10, 1)) + np.float32(1e-3 / 16) * rng.standard_normal((1000, 256), np.float32)
+    rows, distances = nearest(queries, gallery, 5)
+    _, wanted = slowly(queries[:40], gallery, 5)
+    np.testing.assert_allclose(distances[:40], wanted, rtol=1e-4)
+    assert (rows // copies == np.tile(np.arange(100), 10)[:, None]).all()
+
+
+def test_a_graph_says_where_it_found_nobody_and_refuses_what_it_is_not():
+    gallery = np.repeat(people(10), 200, 0)
+    rows, distances = nearest(gallery[:5], build_graph(gallery, links=2), 2000)
+    assert ((rows == -1) == np.isinf(distances)).all() and (rows[:, 0] >= 0).all()
+    import faiss
+
+    flat = faiss.IndexFlatIP(16)
+    flat.add(gallery)
+    with pytest.raises(ValueError, match="must be an IndexHNSW of Euclidean distances, got IndexFlatIP"):
+        nearest(gallery[:5], flat, 3)
+    for wrong in ({"links": 1}, {"links": -1}, {"effort": 0}):
+        with pytest.raises(ValueError, match="a graph needs 2 links a row and an effort of 1 at least"):
+            build_graph(gallery, **wrong)
+
+
+def test_numbers_of_every_kind():
+    queries, gallery = people(5, 1), people(60)
+    wanted = nearest(queries, gallery, 3)[0]
+    assert (nearest(queries, gallery, np.int64(3))[0] == wanted).all()
+    assert nearest(queries, build_graph(gallery), np.int64(3), effort=np.int64(20))[0].shape == (5, 3)
+    halves = torch.from_numpy(gallery).bfloat16()
+    assert (nearest(torch.from_numpy(queries), halves, 3)[0] == nearest(queries, halves.float(), 3)[0]).all()
+    with pytest.raises(ValueError, match="do not fit into float32"):
+        nearest(queries * np.float32(1e25), gallery * np.float32(1e25), 3)
+
+
+def test_many_neighbours_in_little_memory():
+    import tracemalloc
+
+    queries, gallery = people(200, 1, 256), people(2000, 0, 256)
+    tracemalloc.start()
+    nearest(queries, gallery, 900)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 120 * 2**20  # all differences at once would be 176 MiB, twice

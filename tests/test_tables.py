@@ -19,7 +19,8 @@ CLAIM = {
     "paper_gain": 2.5,
     "on": [["synthetic", "full"]],
 }
-BELOW = {k: v for k, v in CLAIM.items() if k not in ("baseline", "paper_gain")} | {"method": "colour", "below": 50.0}
+BELOW = {k: v for k, v in CLAIM.items() if k not in ("baseline", "paper_gain")}
+BELOW |= {"method": "colour_histogram", "below": 50.0}
 
 
 def row(recipe="new", seed=0, mAP=0.5, dataset="synthetic", profile="full", changes="", **more):
@@ -103,7 +104,7 @@ def test_two_metrics_of_one_recipe():
 
 @pytest.mark.parametrize("mAP, expected", [(0.41, "holds"), (0.59, "does not hold")])
 def test_below(mAP, expected):
-    line = verdict(pd.DataFrame([row("colour", mAP=mAP)]), BELOW)
+    line = verdict(pd.DataFrame([row("colour_histogram", mAP=mAP)]), BELOW)
     assert line.verdict == expected and line.seeds == 1 and line.spread == 0 and np.isnan(line.paper_gain)
     assert line.gain == pytest.approx(100 * mAP - 50)
 
@@ -360,3 +361,12 @@ def test_the_two_sides_of_a_claim_in_words():
     assert told.method.tolist() == ["new (rerank_mAP)", "new", "new since start"]
     assert told.baseline.tolist() == ["old on elsewhere", "50 %", "old"]
     assert told.sign.tolist() == [1, -1, -1] and told.slack.tolist() == [0, 0, 1]
+
+
+def test_one_run_decides_only_where_nothing_is_learned():
+    bound = {k: v for k, v in CLAIM.items() if k != "baseline"} | {"below": 50.0}
+    learned = judge(runs([0.1], [0.4]), [bound]).iloc[0]
+    assert learned.verdict == "within noise" and np.isnan(learned.spread)
+    both = pd.DataFrame([row("lomo", 0, 0.1), row("colour_histogram", 0, 0.3)])
+    told = judge(both, [CLAIM | {"method": "colour_histogram", "baseline": "lomo"}]).iloc[0]
+    assert told.verdict == "holds" and told.spread == 0 and told.gain == pytest.approx(20)

@@ -677,3 +677,17 @@ def test_one_line_an_epoch_where_nobody_watches(caplog, capfd):
 def test_a_recipe_refuses(changes, says):
     with pytest.raises(ValueError, match=says):
         replace(TOY, **changes)
+
+
+def test_a_checkpoint_that_cannot_be_reached_is_not_damaged(tmp_path, monkeypatch):
+    model = torch.nn.Linear(2, 2)
+    path = tmp_path / "run.checkpoint"
+    training.keep_checkpoint(path, {"model": model}, [{"epoch": 1}])
+
+    def refuse(*_, **__):
+        raise PermissionError("not yours")
+
+    with monkeypatch.context() as patch, pytest.raises(PermissionError):
+        patch.setattr(torch, "load", refuse)
+        training.load_checkpoint(path, {"model": model})
+    assert training.load_checkpoint(path, {"model": model}) == [{"epoch": 1}]

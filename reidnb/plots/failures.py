@@ -19,7 +19,7 @@ def mistakes(worst, query, gallery, titles):
     for column, row, title in zip(axes.T, worst.itertuples(), titles):
         show_person(column[0], query.images[row.query], "", BLUE)
         column[0].set_title(title, fontsize=8)
-        show_person(column[1], gallery.images[row.wrong], "rank 1" if row.rank > 1 else "rank 2", RED)
+        show_person(column[1], gallery.images[row.wrong], f"rank {row.wrong_rank}", RED)
         show_person(column[2], gallery.images[row.right], f"rank {row.rank}", GREEN)
     for ax, name in zip(axes[:, 0], ("query", "nearest\nof others", "nearest\nof the same")):
         ax.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
@@ -48,13 +48,14 @@ def camera_heat(scores):
     return figure
 
 
-def sensitivity(images, maps, titles):
-    """Pictures, and over each of them where its distance to its match comes from: red speaks for the match, blue
-    against it. images (N, 3, H, W), maps (N, H, W) as `failures.occlusion_map` gives them."""
-    figure, axes = plt.subplots(2, len(images), figsize=(1.25 * len(images) + 0.4, 4.3), squeeze=False)
+def sensitivity(images, matches, maps, titles):
+    """Pictures (blue), the matches they are compared with, and where each distance comes from: red speaks for the
+    match, blue against it. images, matches (N, 3, H, W); maps (N, H, W) as `failures.occlusion_map` gives them."""
+    figure, axes = plt.subplots(3, len(images), figsize=(1.25 * len(images) + 0.4, 6.3), squeeze=False)
     reach = max(np.abs(maps).max(), 1e-9)
-    for (top, below), image, growth, title in zip(axes.T, images, maps, titles):
-        show_person(top, image, title)
+    for (top, match, below), image, other, growth, title in zip(axes.T, images, matches, maps, titles):
+        show_person(top, image, title, BLUE)
+        show_person(match, other, "its match", GREEN)
         grey = image.mean(0)
         below.imshow(grey, cmap="gray", alpha=0.8)
         shown = below.imshow(growth, cmap="seismic", vmin=-reach, vmax=reach, alpha=0.55, interpolation="bilinear")

@@ -55,10 +55,12 @@ def embedding_map(result, colour="identity", people=12, method="tsne", perplexit
     for ax, side in zip(axes, ("training", "test")):
         splits = (data.train,) if side == "training" else (data.query, data.gallery)
         images, labels = _some_people(splits, people, colour, data.attribute_names, rng)
+        if len(images) < 5:
+            raise ValueError(f"a map needs five pictures; {people} people of {side} have {len(images)}: take more")
         features = result.embed(images, device)
         points = plane(features, method, perplexity, seed)
         picture_map(ax, points, images, labels)
-        trust = trustworthiness(features, points, n_neighbors=10)
+        trust = trustworthiness(features, points, n_neighbors=min(10, (len(images) - 1) // 2))
         ax.set_title(f"{side}: {people} people, {len(images)} pictures, trustworthiness {trust:.2f}")
     figure.tight_layout()
     return figure
@@ -86,4 +88,5 @@ def _labels(split, colour, attribute_names):
     if colour not in attribute_names or split.attributes is None:
         known = ", ".join(("identity", "camera", *attribute_names))
         raise ValueError(f"colour {colour!r} is not known of these pictures; known: {known}")
-    return split.attributes[:, list(attribute_names).index(colour)]
+    values = split.attributes[:, list(attribute_names).index(colour)]
+    return np.where(values < 0, None, values)  # unknown

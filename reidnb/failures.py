@@ -5,7 +5,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from reidnb.evaluation import euclidean_distances
+from reidnb.evaluation import euclidean_distances, seen_by
 from reidnb.synthetic import ATTRIBUTES, PARTS
 from reidnb.training import embed
 
@@ -61,7 +61,7 @@ def worst_queries(distances, query, gallery, ap, count=8, best=False):
     rows, order = [], np.argsort(-np.asarray(ap) if best else ap, kind="stable")
     for q in order[~np.isnan(np.asarray(ap)[order])][:count]:
         same = gallery.pids == query.pids[q]
-        seen = (gallery.pids != -1) & ~(same & (gallery.camids == query.camids[q]))
+        seen = seen_by(query.pids[q], query.camids[q], gallery.pids, gallery.camids)
         right, wrong = np.flatnonzero(seen & same), np.flatnonzero(seen & ~same)
         if len(wrong):
             right, wrong = (some[distances[q, some].argmin()] for some in (right, wrong))
@@ -141,10 +141,8 @@ def _lookalikes(query, gallery):
     pids, first = np.unique(gallery.pids, return_index=True)
     looks = gallery.attributes[first[pids > 0]]
     pids = pids[pids > 0]
-    details = [[i for i, name in enumerate(ATTRIBUTES) if _detail(name) == kind] for kind in map(_detail, ATTRIBUTES)]
-    details = [list(group) for group in dict.fromkeys(map(tuple, details))]  # the colours of a garment are one detail
-    differs = query.attributes[:, None] != looks
-    count = sum(differs[:, :, group].any(2).astype(int) for group in details)
+    details, differs = np.array([_detail(name) for name in ATTRIBUTES]), query.attributes[:, None] != looks
+    count = sum(differs[:, :, details == detail].any(2).astype(int) for detail in np.unique(details))
     return ((count <= 1) & (query.pids[:, None] != pids)).sum(1)
 
 

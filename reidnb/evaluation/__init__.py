@@ -11,7 +11,7 @@ This folder depends on nothing else of reidnb: numpy, torch, scipy and scikit-le
 """
 
 from reidnb.evaluation.attributes import AttributeScores, attribute_scores, decide
-from reidnb.evaluation.cameras import evaluate_cameras
+from reidnb.evaluation.cameras import evaluate_cameras, seen_by
 from reidnb.evaluation.distances import euclidean_distances
 from reidnb.evaluation.reranking import rerank
 from reidnb.evaluation.scores import (
@@ -35,5 +35,6 @@ __all__ = [
     "evaluate_features",
     "multi_query_features",
     "rerank",
+    "seen_by",
     "verify_features",
 ]

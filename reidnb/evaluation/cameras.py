@@ -1,10 +1,16 @@
-"""Scores between every two cameras: who does not understand whom."""
+"""What a query may see of a gallery, and scores between every two cameras."""
 
 import numpy as np
 
 from reidnb.evaluation.scores import _ids, _numpy, evaluate
 
-__all__ = ["evaluate_cameras"]
+__all__ = ["evaluate_cameras", "seen_by"]
+
+
+def seen_by(pid, camid, gallery_pids, gallery_camids):
+    """Which pictures of the gallery count for a query -> bool (G,): neither junk (-1) nor its own person by its own
+    camera."""
+    return (gallery_pids != -1) & ~((gallery_pids == pid) & (gallery_camids == camid))
 
 
 def evaluate_cameras(distances, query_pids, gallery_pids, query_camids, gallery_camids):

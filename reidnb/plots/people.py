@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
+from reidnb.evaluation import seen_by
 from reidnb.plots.look import BLUE, GREEN, GREY, RED
 
 __all__ = ["people_grid", "picture_row", "rankings", "show_person", "triplet_rows"]
@@ -58,7 +59,7 @@ def rankings(query, gallery, distances, rows, top=10):
     figure, axes = plt.subplots(len(rows), top + 1, figsize=(0.72 * (top + 1), 1.62 * len(rows)), squeeze=False)
     for line, q in zip(axes, rows):
         show_person(line[0], query.images[q], f"query c{query.camids[q] + 1}", BLUE)
-        seen = (gallery.pids != -1) & ~((gallery.pids == query.pids[q]) & (gallery.camids == query.camids[q]))
+        seen = seen_by(query.pids[q], query.camids[q], gallery.pids, gallery.camids)
         order = np.flatnonzero(seen)[np.argsort(distances[q][seen], kind="stable")]
         for rank, (ax, g) in enumerate(zip(line[1:], order[:top]), 1):
             right = gallery.pids[g] == query.pids[q]

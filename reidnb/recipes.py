@@ -26,6 +26,7 @@ class Recipe:
     weights: str | None = "drawn"  # where the backbone starts: "drawn", "imagenet", None (random) or a file
     last_stride: int = 1  # of a ResNet
     pooling: str = "avg"  # of the map: "avg", "max", or "both", their sum
+    width: int | None = None  # values of a feature, by a linear layer behind the pooling; None: those of the map
     branches: str | None = None  # one of reidnb.models.BRANCHES: the LSTM paper's, in place of neck and classifier
     dropout: float = 0.5  # in them
     size: tuple[int, int] = (64, 32)  # height and width of the pictures
@@ -125,6 +126,9 @@ class Recipe:
         if self.compare == ("local" if self.branches else "branch_features"):
             given = f"{self.compare!r} to compare with branches={self.branches!r}"
             raise ValueError(f"recipe {self.name}: there is no {given}")
+        if self.width is not None and (self.width < 1 or self.branches):
+            given = f"{self.width!r} with branches={self.branches!r}"
+            raise ValueError(f"recipe {self.name}: width is a number of values and goes without branches, got {given}")
         if self.branches and (self.local or self.part_weight or self.verification_weight or self.peer):
             raise ValueError(f"recipe {self.name}: branches go without stripes, verification and peer")
         if self.peer is None and (self.class_mutual or self.metric_mutual):
@@ -262,6 +266,8 @@ VARIATIONS = (
     # notebook 06: mining, zero gradient
     *(("aligned", {"mining": distance}) for distance in ("local", "both")),
     ("aligned_mm", {"zero_gradient": False}),
+    # notebook 07: fewer values, by a trained layer
+    *(("baseline", {"width": width}) for width in (128, 32, 8)),
 )
 
 # Supervised runs on winter, notebook 05: copies, and what they are told to be.

@@ -96,6 +96,7 @@ def build(plan, classes, start=None):
         pooling=plan.pooling,
         branches=plan.branches,
         dropout=plan.dropout,
+        width=plan.width,
     )
 
 

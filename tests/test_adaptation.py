@@ -396,6 +396,7 @@ def test_copies_belong_to_as_many_pictures():
         ({"fakes": 0.5}, "plain identification"),
         ({"metric": None, "fakes": 1.5}, "up to 1"),
         ({"branches": "lstm", "verification_weight": 1.0}, "branches go without"),
+        ({"branches": "lstm", "width": 16}, "width is a number of values and goes without branches"),
         ({"branches": "tree"}, "branches must be one of"),
         ({"adapt": "domain", "verification_weight": 1.0}, "without stripes, verification"),
         ({"compare": "branch_features"}, "no 'branch_features' to compare"),

@@ -437,6 +437,7 @@ OTHER = {
     "metric_mutual": 0.5,
     "zero_gradient": False,
     "pooling": "max",
+    "width": 16,
     "branches": "lstm",
     "dropout": 0.25,
     "adapt": "style",

@@ -77,6 +77,19 @@ def test_the_head(name):
     assert parameters(model.classifier) == 5 * model.backbone.channels
 
 
+def test_a_layer_behind_the_pooling_narrows_the_features():
+    """A projection at first: nothing is farther than it was."""
+    wide, narrow = build_model(classes=5, weights="drawn").eval(), build_model(classes=5, weights="drawn", width=32)
+    images = pictures(8)
+    features, output = wide(images).features, narrow.eval()(images)
+    assert output.features.shape == output.embedding.shape == (8, 32) and output.logits.shape == (8, 5)
+    assert parameters(narrow.classifier) == 5 * 32
+    assert torch.equal(output.features, features @ narrow.narrow.weight.T)
+    assert (torch.pdist(output.features) <= torch.pdist(features) * (1 + 1e-5)).all()  # rounding
+    assert {name for name in narrow.state_dict() if "narrow" in name} == {"narrow.weight"}
+    assert not any("narrow" in name for name in wide.state_dict()), "models kept before it was there still load"
+
+
 @pytest.mark.parametrize("name", ["small", "resnet18"])
 def test_trap_8_an_embedding_does_not_depend_on_its_batch_mates(name):
     model = build_model(name).eval()
@@ -349,6 +362,7 @@ def test_after_training_the_first_student_stands_for_itself():
         {"parts": 3, "local_width": None, "part_classes": True},
         {"name": "small_xception", "parts": 8, "part_classes": True},
         {"verify": True},
+        {"width": 16, "verify": True},
     ],
     ids=str,
 )

@@ -1,6 +1,6 @@
 """Backbones and the head that turns their maps into features: `build_model` is the way in.
 
-images (N, 3, H, W) -> backbone -> map (N, C, h, w) -> mean over h and w -> features (N, C)
+images (N, 3, H, W) -> backbone -> map (N, C, h, w) -> mean over h and w -> features (N, C), or fewer by a linear layer
                                                              -> batch norm (BNNeck) -> embedding (N, C) -> logits
                                                                                     -> same or not, for each pair (N, N)
                                    -> mean of each stripe -> local features (N, parts, c) -> logits, a stripe each
@@ -49,8 +49,8 @@ DRAWN = {name: Path(__file__).with_name(f"{name}_drawn.safetensors") for name in
 class Output(NamedTuple):
     """What a model says of N images."""
 
-    features: torch.Tensor  # (N, C) pooled map: metric losses act here
-    embedding: torch.Tensor  # (N, C) the same after the BNNeck: compared at test
+    features: torch.Tensor  # (N, C) pooled map, or (N, width) of the layer behind it: metric losses act here
+    embedding: torch.Tensor  # the same after the BNNeck: compared at test
     logits: torch.Tensor | None  # (N, classes), None without a classifier
     map: torch.Tensor  # (N, C, h, w)
     pairs: torch.Tensor | None = None  # (N, N) logits of "one person", in training with a verifier
@@ -68,20 +68,24 @@ class ReIDModel(nn.Module):
 
     The neck lets the two losses work on two sides of it: distances on the features, angles on the embedding. Its
     shift stays zero and the classifier has no bias, so that classes lie around the origin. With `branches` the
-    classifier and the triplets are theirs.
+    classifier and the triplets are theirs. With `width` a linear layer turns the pooled map into so many values first.
     """
 
     def __init__(
-        self, backbone, classes, verify=False, stripes=None, attributes=None, pooling="avg", branches=None
+        self, backbone, classes, verify=False, stripes=None, attributes=None, pooling="avg", branches=None, width=None
     ):
         super().__init__()
         self.backbone = backbone
-        self.neck = nn.BatchNorm1d(backbone.channels)
+        values = width or backbone.channels
+        self.narrow = nn.Linear(backbone.channels, width, bias=False) if width else nn.Identity()
+        if width:  # it begins as a projection, which keeps distances as well as so few values can
+            nn.init.orthogonal_(self.narrow.weight)
+        self.neck = nn.BatchNorm1d(values)
         self.neck.bias.requires_grad_(False)
-        self.classifier = nn.Linear(backbone.channels, classes, bias=False) if classes else None
+        self.classifier = nn.Linear(values, classes, bias=False) if classes else None
         if classes:
             nn.init.normal_(self.classifier.weight, std=0.001)
-        self.verifier = Verifier(backbone.channels) if verify else None
+        self.verifier = Verifier(values) if verify else None
         self.stripes = stripes
         self.attributes = attributes
         self.pooling = pooling
@@ -89,14 +93,15 @@ class ReIDModel(nn.Module):
 
     def forward(self, images):
         cells = self.backbone(images)
-        features = pool(cells.float(), self.pooling)  # float32 from here on, also under autocast
+        pooled = pool(cells.float(), self.pooling)  # float32 from here on, also under autocast
+        features = self.narrow(pooled).float()
         embedding = self.neck(features)
         logits = self.classifier(embedding).float() if self.classifier else None
         pairs = self.verifier(embedding) if self.verifier and self.training else None
         local, part_logits = self.stripes(cells) if self.stripes else (None, None)
         local = F.normalize(local, dim=2) if self.stripes else None
         said = self.attributes(cells) if self.attributes else None
-        branches = self.branches(cells, features) if self.branches else (None, None)
+        branches = self.branches(cells, pooled) if self.branches else (None, None)
         return Output(features, embedding, logits, cells, pairs, local, part_logits, said, *branches)
 
 
@@ -149,12 +154,14 @@ def build_model(
     pooling="avg",
     branches=None,
     dropout=0.5,
+    width=None,
 ):
     """A ReIDModel whose classifier has `classes` outputs (0: none), with `verify` also a Verifier.
 
     With `parts` it has a local branch of so many stripes and `local_width` values each, with `part_classes` also a
     classifier for each of them. With `start` (K,), the logits at which K statements begin, it has an attribute
     head on `attribute_parts` stripes. `branches`, one of BRANCHES, puts the LSTM paper's in the classifier's place.
+    `width` is the number of values of its features; None: those of the map.
     name: one of MODELS. weights: None (random, from torch's seed), "drawn" (the small backbone pretrained on drawn
     people, shipped here; see `make pretrain`), "imagenet" (torchvision's, for the ResNets) or the path of a
     .safetensors file with a backbone. Raises ValueError for a name or weights that do not exist or do not fit,
@@ -178,7 +185,7 @@ def build_model(
     head = None if start is None else AttributeHead(backbone.channels, start, attribute_parts, attribute_overlap)
     if branches:
         branches, classes = Branches(backbone.channels, classes, branches, parts or 3, pooling, dropout), 0
-    model = ReIDModel(backbone, classes, verify, stripes, head, pooling, branches)
+    model = ReIDModel(backbone, classes, verify, stripes, head, pooling, branches, width)
     return model.to(memory_format=torch.channels_last)
 
 

@@ -15,7 +15,6 @@ from typing import NamedTuple
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import nn
 
 from reidnb.models.branches import BRANCHES, Branches, pool
@@ -225,6 +224,8 @@ def weights_fingerprint(name, weights):
 
 
 def _imagenet(name):
+    import torchvision  # slow to import, see ResNet
+
     entry = torchvision.models.get_model_weights(name).DEFAULT
     try:
         return entry.get_state_dict(progress=False, check_hash=True)

@@ -1,6 +1,5 @@
 """torchvision's ResNets as ReID uses them, and the Xception form of ResNet-50 from AlignedReID."""
 
-import torchvision
 from torch import nn
 
 __all__ = ["ResNet", "xception_form"]
@@ -19,6 +18,8 @@ class ResNet(nn.Module):
             raise ValueError(
                 f"ResNet takes resnet18 or resnet50 with last_stride 1 or 2, got {name!r} with {last_stride!r}"
             )
+        import torchvision  # here: it takes five seconds to import, and the small backbones need nothing of it
+
         net = getattr(torchvision.models, name)(weights=None)
         self.channels = net.fc.in_features
         self.stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)

@@ -735,7 +735,9 @@ def test_rows_and_results(made, tmp_path, monkeypatch):
     monkeypatch.setattr(experiments, "RESULTS", tmp_path)
     assert set(made.row()) >= TABLE
     assert made.row()["mAP"] == pytest.approx(made.scores.mAP, abs=1e-5)
-    assert made.key in {result.key for result in kept_results()}
+    (whole,), (light,) = ([found for found in kept_results(w) if found.key == made.key] for w in (True, False))
+    assert str(light.row()) == str(whole.row())  # as words, where nan is nan
+    assert light.features is None and not light.state and len(whole.features.query) == len(made.features.query)
     table = results()
     (line,) = table[table.key == made.key].to_dict("records")
     assert line["profile"] == "full" and line["seed"] == 0 and line["changes"] == made.changes
@@ -789,16 +791,35 @@ def test_a_map_of_a_kept_run(home):
     assert f"{shown[0]} pictures" in figure.axes[0].get_title() and shown[0] <= len(data.train)
     told = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots.maps, "picture_map", lambda ax, points, images, groups: told.append((images, groups)))
+        patch.setattr(plots.maps, "picture_map", lambda ax, points, *shown: told.append(shown) or {})
         plots.embedding_map(kept, "hat", people=8, method="pca", device="cpu")
     for (images, groups), splits in zip(told, ((data.train,), (data.query, data.gallery))):
         parts = [split.select(split.pids > 0) for split in splits]
         np.testing.assert_array_equal(images, np.concatenate([part.images for part in parts]))
         assert groups == [hat for part in parts for hat in part.attributes[:, data.attribute_names.index("hat")]]
-    with pytest.raises(ValueError, match="colour 'shoes' is not known of these pictures; known: identity, camera, age"):
+    with pytest.raises(ValueError, match="colour 'shoes' is not known of .*; known: identity, camera, domain"):
         plots.embedding_map(kept, "shoes", people=3)
     with pytest.raises(ValueError, match="50 people were asked for, this side has 8"):
         plots.embedding_map(kept, people=50)
+    plt.close("all")
+
+
+def test_a_map_of_two_domains(home, monkeypatch):
+    kept, other = run("baseline", **TINY), open_dataset("synthetic_winter", size=recipe("baseline").size, **WORLD)
+    figure = plots.embedding_map(kept, "domain", people=3, perplexity=5, device="cpu", other=other)
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["synthetic", "synthetic_winter"]
+    pair, told = open_dataset("synthetic_summer->synthetic", size=other.query.images.shape[2:], **WORLD), []
+    monkeypatch.setattr(plots.maps, "picture_map", lambda ax, points, *shown: told.append(shown) or {})
+    monkeypatch.setattr(type(kept), "data", lambda self: pair)
+    plots.embedding_map(kept, "domain", people=4, method="pca", device="cpu")
+    (images, groups) = told[0]
+    ours = {image.tobytes() for split in (pair.query, pair.gallery) for image in split.images}
+    theirs = {image.tobytes() for image in pair.train.images}
+    assert {"synthetic", "synthetic_summer"} == set(groups)
+    assert all(image.tobytes() in (ours if group == "synthetic" else theirs) for image, group in zip(images, groups))
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="synthetic is one domain: give `other` a dataset"):
+        plots.embedding_map(kept, "domain")
     plt.close("all")
 
 

@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from matplotlib.patches import Patch
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE, trustworthiness
 
@@ -27,7 +28,7 @@ def picture_map(ax, points, images, groups, size=0.45):
 
     images: uint8 (N, 3, H, W). size: a picture's height in inches.
     """
-    values = list(dict.fromkeys(group for group in groups if group is not None))
+    values = sorted({group for group in groups if group is not None})  # so that two maps agree
     colours = dict(zip(values, plt.get_cmap("hsv")(np.linspace(0, 1, len(values) + 1))))
     if len(values) <= 10:
         colours = dict(zip(values, plt.get_cmap("tab10").colors))
@@ -42,28 +43,52 @@ def picture_map(ax, points, images, groups, size=0.45):
     return colours
 
 
-def embedding_map(result, colour="identity", people=12, method="tsne", perplexity=15, seed=0, device=None):
+def embedding_map(result, colour="identity", people=12, method="tsne", perplexity=15, seed=0, device=None, other=None):
     """What a kept run learned, as two maps side by side: people it was trained on, and people of the test.
 
     result: an `experiments.Result`. Of each side `people` are drawn by lot, with all their pictures. The frames tell
     the "identity", the "camera", or any attribute of the dataset by its name; above each map stands its
     trustworthiness (Venna and Kaski, 2001): 1 when the ten neighbours of every point are true ones, about a half when
     they are drawn by lot. A map of few people flatters: what is far away is not in it.
+
+    With "domain" it is one map of two: the test's people beside those of `other`, a ReIDDataset opened at the same
+    size, or, for a run on a pair "source->target", beside its training people. Raises ValueError where there is no
+    other domain, no such attribute, or where people or pictures are too few.
     """
     data, rng = result.data(), np.random.default_rng(seed)
-    figure, axes = plt.subplots(1, 2, figsize=(13, 6.3))
-    for ax, side in zip(axes, ("training", "test")):
-        splits = (data.train,) if side == "training" else (data.query, data.gallery)
-        images, labels = _some_people(splits, people, colour, data.attribute_names, rng)
+    if colour == "domain":
+        maps = {"two domains, of each": _two_domains(data, other, people, rng)}
+    else:
+        sides = {"training": (data.train,), "test": (data.query, data.gallery)}
+        maps = {
+            side: _some_people(splits, people, colour, data.attribute_names, rng) for side, splits in sides.items()
+        }
+    figure, axes = plt.subplots(1, len(maps), figsize=(6.5 * len(maps), 6.3), squeeze=False)
+    for ax, (side, (images, groups)) in zip(axes.flat, maps.items()):
         if len(images) < 5:
             raise ValueError(f"a map needs five pictures; {people} people of {side} have {len(images)}: take more")
         features = result.embed(images, device)
         points = plane(features, method, perplexity, seed)
-        picture_map(ax, points, images, labels)
+        frames = picture_map(ax, points, images, groups)
         trust = trustworthiness(features, points, n_neighbors=min(10, (len(images) - 1) // 2))
         ax.set_title(f"{side}: {people} people, {len(images)} pictures, trustworthiness {trust:.2f}")
+        if colour != "identity":
+            handles = [Patch(color=frames[group], label=str(group)) for group in sorted(frames)]
+            below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": 8}
+            ax.legend(handles=handles, title=colour, title_fontsize="small", fontsize="small", frameon=False, **below)
     figure.tight_layout()
     return figure
+
+
+def _two_domains(data, other, people, rng):
+    """Pictures of the test's people and of another domain's, and the names of the two."""
+    if other is None and "->" not in data.name:
+        raise ValueError(f"{data.name} is one domain: give `other` a dataset, or a run on a pair 'source->target'")
+    source, _, target = data.name.rpartition("->")
+    domains = {target: (data.query, data.gallery)}
+    domains[other.name if other else source] = (other.query, other.gallery) if other else (data.train,)
+    images = [_some_people(splits, people, "identity", (), rng)[0] for splits in domains.values()]
+    return np.concatenate(images), np.repeat(list(domains), [len(part) for part in images]).tolist()
 
 
 def _some_people(splits, people, colour, attribute_names, rng):
@@ -86,7 +111,7 @@ def _labels(split, colour, attribute_names):
     if colour == "camera":
         return split.camids
     if colour not in attribute_names or split.attributes is None:
-        known = ", ".join(("identity", "camera", *attribute_names))
+        known = ", ".join(("identity", "camera", "domain", *attribute_names))
         raise ValueError(f"colour {colour!r} is not known of these pictures; known: {known}")
     values = split.attributes[:, list(attribute_names).index(colour)]
     return np.where(values < 0, None, values)  # unknown

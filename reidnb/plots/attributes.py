@@ -45,7 +45,7 @@ def stripes_and_votes(image, edges, known, names, votes=None, label="", limits=(
     figure.colorbar(shown, label=label, pad=0.02)
     for (title, elected), colour, up in zip((votes or {}).items(), (RED, "white"), (-0.15, 0.2)):
         seeds, questions = np.indices(np.shape(elected))
-        x = questions + 0.2 * (seeds - (len(elected) - 1) / 2)
+        x = questions + min(0.2, 0.8 / len(elected)) * (seeds - (len(elected) - 1) / 2)
         look = {"color": colour, "edgecolors": "white" if colour == RED else "black", "linewidths": 0.7}
         right.scatter(x, np.asarray(elected) + up, s=26, zorder=3, label=title, **look)
     if votes:

@@ -52,7 +52,10 @@ def parse(arguments):
 def check(args):
     from reidnb.datasets.published import check
 
-    print(check(args.name, args.root).to_string(index=False))
+    table = check(args.name, args.root)
+    print(table.to_string(index=False))
+    if not table.agrees.fillna(True).all():
+        sys.exit(f"{args.name}: the counts differ from the published ones; is it whole, and the version they counted?")
 
 
 def run(args):
@@ -68,18 +71,30 @@ def run(args):
 
 def tables(args):
     from reidnb import experiments
-    from reidnb.tables import judge, markdown, read_runs, render_between, show_claims, summarise, write_runs
+    from reidnb.tables import (
+        count_verdicts,
+        judge,
+        markdown,
+        read_runs,
+        render_between,
+        show_claims,
+        summarise,
+        write_runs,
+    )
 
     runs = experiments.results()
     write_runs(runs, args.out / "runs.csv")
     write_runs(experiments.statements(), args.out / "attributes.csv")
     runs = read_runs(args.out / "runs.csv")
-    ledger = markdown(show_claims(judge(runs)))
+    judged = judge(runs)
+    ledger = markdown(show_claims(judged))
     for name, text in {"results": markdown(summarise(runs)), "claims": ledger}.items():
         (args.out / f"{name}.md").write_text(text + "\n", encoding="utf-8")
     if args.out == Path("results") and Path("README.md").exists():
         render_between("README.md", "results", markdown(summarise(runs[runs.changes == ""]).drop(columns="changes")))
         render_between("README.md", "claims", ledger)
+        verdicts = count_verdicts(judged).rename_axis("").reset_index()
+        render_between("README.md", "verdicts", markdown(verdicts))
     print(f"{len(runs)} runs: {args.out / 'runs.csv'}, {args.out / 'results.md'}, {args.out / 'claims.md'}")
 
 

@@ -202,10 +202,12 @@ def check_seed(seed):
         raise ValueError(f"seed must be an integer from 0 on, got {seed!r}")
 
 
-def kept_results():
-    """Every Result on disk, oldest first."""
-    paths = sorted((cache_root() / "runs").glob("*.npz"), key=lambda path: path.stat().st_mtime)
-    return [result for result in map(_load, paths) if result is not None]
+def kept_results(whole=True):
+    """Every Result on disk, oldest first, one at a time; without `whole` its scores only, no features and weights."""
+    for path in sorted((cache_root() / "runs").glob("*.npz"), key=lambda path: path.stat().st_mtime):
+        result = _load(path, whole)
+        if result is not None:
+            yield result
 
 
 def _open(dataset, plan, options):
@@ -247,13 +249,15 @@ def _unflat(values):
     )
 
 
-def _load(path):
-    """The kept Result, or None; a file that cannot be read is put aside with a warning."""
+def _load(path, whole=True):
+    """The kept Result, or None; a file that cannot be read is put aside with a warning. Without `whole` its large
+    arrays, a hundred times the rest, stay on disk."""
     if not path.exists():
         return None
     try:
         with np.load(path) as file:
-            arrays = {name: file[name] for name in file.files}
+            names = [name for name in file.files if whole or name.startswith(("about", "scores", "also/"))]
+            arrays = {name: file[name] for name in names}
         asked = {name.removeprefix("attributes/"): a for name, a in arrays.items() if name.startswith("attributes/")}
         about = json.loads(arrays["about"].tobytes())
         return Result(
@@ -264,7 +268,7 @@ def _load(path):
             pairs=evaluation.PairScores(**about["pairs"]),
             about=about["made"],
             key=path.stem,
-            features=SimpleNamespace(query=arrays["query"], gallery=arrays["gallery"]),
+            features=SimpleNamespace(query=arrays["query"], gallery=arrays["gallery"]) if whole else None,
             state={name.removeprefix("state/"): a for name, a in arrays.items() if name.startswith("state/")},
             attributes=SimpleNamespace(**asked) if asked else None,
             statements=about.get("statements", []),
@@ -350,14 +354,14 @@ def results(kept=True):
     """All runs as a DataFrame: those of results/runs.csv and, in their place where they are newer, the ones kept on
     this machine."""
     runs = tables.read_runs(RESULTS / "runs.csv")
-    return tables.merge_runs(runs, [result.row() for result in kept_results()]) if kept else runs
+    return tables.merge_runs(runs, [result.row() for result in kept_results(whole=False)]) if kept else runs
 
 
 def statements(kept=True):
     """The scores of all runs with attributes, statement by statement, as a DataFrame: results/attributes.csv and, in
     their place where they are newer, the runs kept on this machine."""
     lines = tables.read_runs(RESULTS / "attributes.csv")
-    new = [line for result in kept_results() for line in result.statement_rows()] if kept else []
+    new = [line for result in kept_results(whole=False) for line in result.statement_rows()] if kept else []
     return tables.merge_runs(lines, new)
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "ATTRIBUTES",
     "IDENTIFIES",
     "attribute_means",
+    "count_verdicts",
     "judge",
     "markdown",
     "merge_runs",
@@ -142,17 +143,22 @@ def judge(runs, claims=None):
     interval lies on the claimed side, "does not hold" when it lies on the other, "within noise" when it contains zero
     or there is one seed only, "not run" without runs. A claim about something that learns nothing has no spread and
     needs one run. One with `slack` claims that the method is at most so many points worse. The verdict
-    is on sign * gain + slack: `sign` is -1 where less is claimed.
+    is on sign * gain + slack: `sign` is -1 where less is claimed. Beside the datasets that a claim names it is tested
+    wherever its runs were made under "paper".
     """
     rows = []
     runs = _with_columns(runs, [*SCORES, *ALSO, *ATTRIBUTES, *PAIRS])
     names = pd.Series([run_name(row.recipe, row.changes) for row in runs.itertuples()], runs.index, dtype=object)
+    runs = runs.assign(name=names)
+    by_profile = dict(iter(runs.groupby("profile")))
+    nothing = runs[:0]
     for claim in papers()["claim"] if claims is None else claims:
         sign = -1 if "below" in claim or claim.get("better") == "lower" else 1
         slack = claim.get("slack", 0)
-        for dataset, profile in claim["on"]:
-            here = runs.profile == profile
-            difference = _differences(claim, runs[here].assign(name=names[here]), dataset)
+        paper, on = by_profile.get("paper", nothing), [tuple(pair) for pair in claim["on"]]
+        more = [(dataset, "paper") for dataset in paper.dataset.unique() if len(_differences(claim, paper, dataset))]
+        for dataset, profile in dict.fromkeys(on + more):
+            difference = _differences(claim, by_profile.get(profile, nothing), dataset)
             gain, spread = difference.mean() if len(difference) else np.nan, _half_width(difference)
             if len(difference) == 1 and {claim["method"], claim.get("baseline", claim["method"])} <= set(DESCRIPTORS):
                 spread = 0.0  # nothing learned: the same number whatever the seed
@@ -239,6 +245,19 @@ def show_claims(ledger):
             "verdict": ledger.verdict,
         }
     )
+
+
+def count_verdicts(ledger):
+    """How many claims came to which verdict: the papers' on the built-in world and on photographs, and our own."""
+    drawn = ledger.dataset.str.fullmatch(r"synthetic\w*(->synthetic\w*)?")
+    own = ledger.source.str.contains("reidnb")
+    groups = {
+        "the papers' claims, built-in world": ~own & drawn,
+        "the papers' claims, photographs": ~own & ~drawn,
+        "our own": own,
+    }
+    counts = {name: ledger[chosen].verdict.value_counts() for name, chosen in groups.items()}
+    return pd.DataFrame(counts).T.reindex(columns=VERDICTS).fillna(0).astype(int)
 
 
 def markdown(table):

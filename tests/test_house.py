@@ -87,7 +87,11 @@ def test_readme_tables_say_what_results_say():
     plain = tables.summarise(runs[runs.changes == ""]).drop(columns="changes")
     assert between(README, "results") == tables.markdown(plain)
     assert (ROOT / "results" / "results.md").read_text() == tables.markdown(tables.summarise(runs)) + "\n"
-    assert between(README, "claims") == tables.markdown(tables.show_claims(tables.judge(runs)))
+    ledger = tables.judge(runs)
+    assert between(README, "claims") == tables.markdown(tables.show_claims(ledger))
+    verdicts = tables.count_verdicts(ledger)
+    assert between(README, "verdicts") == tables.markdown(verdicts.rename_axis("").reset_index())
+    assert verdicts.to_numpy().sum() == len(ledger)
 
 
 def test_readme_lists_every_notebook():

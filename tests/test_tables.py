@@ -6,7 +6,17 @@ import pytest
 
 from reidnb import tables
 from reidnb.recipes import ACROSS, ON_WINTER, PROFILES, RECIPES, VARIATIONS
-from reidnb.tables import judge, markdown, merge_runs, read_runs, render_between, show_claims, summarise, write_runs
+from reidnb.tables import (
+    count_verdicts,
+    judge,
+    markdown,
+    merge_runs,
+    read_runs,
+    render_between,
+    show_claims,
+    summarise,
+    write_runs,
+)
 
 COLUMNS = {"id", "statement", "paper_gain", "gain", "spread", "seeds", "dataset", "verdict"}  # the design's contract
 CLAIM = {
@@ -370,3 +380,30 @@ def test_one_run_decides_only_where_nothing_is_learned():
     both = pd.DataFrame([row("lomo", 0, 0.1), row("colour_histogram", 0, 0.3)])
     told = judge(both, [CLAIM | {"method": "colour_histogram", "baseline": "lomo"}]).iloc[0]
     assert told.verdict == "holds" and told.spread == 0 and told.gain == pytest.approx(20)
+
+
+def test_a_claim_is_judged_wherever_its_runs_were_made_with_the_papers_settings():
+    claim = {"id": "a", "statement": "", "source": "", "metric": "mAP", "method": "b", "baseline": "a"}
+    claim["on"] = [["synthetic", "full"]]
+    there = [("a", 0.5), ("b", 0.6), ("b", 0.7)]
+    rows = [
+        {"recipe": name, "dataset": dataset, "changes": "", "profile": profile, "seed": seed, "mAP": value + seed / 100}
+        for dataset, profile, made in (("market1501", "paper", there), ("msmt17", "paper", there[:1]))
+        for name, value in made[:2]
+        for seed in (0, 1)
+    ]
+    ledger = judge(pd.DataFrame(rows), [claim])
+    assert ledger.profile.tolist() == ["full", "paper"] and ledger.seeds.tolist() == [0, 2]
+    assert ledger.dataset.tolist() == ["synthetic", "market1501"]
+    assert ledger.gain[1] == pytest.approx(10) and ledger.verdict.tolist() == ["not run", "holds"]
+
+
+def test_verdicts_are_counted_by_who_claims_and_where():
+    ledger = pd.DataFrame(
+        {
+            "dataset": ["synthetic", "synthetic_a->synthetic_b", "synthetic->market1501", "msmt17", "synthetic"],
+            "source": ["a paper"] * 4 + ["reidnb's own claim"],
+            "verdict": ["holds", "within noise", "holds", "does not hold", "holds"],
+        }
+    )
+    assert count_verdicts(ledger).to_numpy().tolist() == [[1, 0, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0]]

@@ -14,7 +14,7 @@ reproduce: .venv/ready
 	$(BIN)/python workflow/reproduce.py --profile $(PROFILE) --dataset $(DATASET) --cores $(CORES)
 
 test: .venv/ready
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(CORES) --dist loadfile  # a file, or a notebook, to a core
 
 lint: .venv/ready
 	$(BIN)/ruff check .

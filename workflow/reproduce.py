@@ -19,7 +19,8 @@ def main():
     parser.add_argument("--dataset", default="synthetic")
     parser.add_argument("--cores", default="2")
     args = parser.parse_args()
-    out, started = ROOT / "build" / args.profile, time.time()
+    name = args.profile if args.dataset == "synthetic" else f"{args.profile}-{args.dataset}"
+    out, started = ROOT / "build" / name, time.time()
     out.mkdir(parents=True, exist_ok=True)
     log = out / "reproduce.log"
     batch = [
@@ -34,6 +35,9 @@ def main():
         "mtime",
         "input",
         "--rerun-incomplete",
+        "--keep-going",  # what does not need the one that failed
+        "--resources",
+        "gpu=1",
         "--nolock",  # a batch that was killed must not bar the next one; runs have locks of their own
         "--config",
         f"profile={args.profile}",
@@ -59,9 +63,8 @@ def main():
         print(f"\nThe batch stopped after {minutes:.1f} minutes. Its log: {log}", file=sys.stderr)
         return failed
     tables = out / "tables" if args.profile == "quick" else ROOT / "results"
-    print(
-        f"\nDone in {minutes:.1f} minutes.\n  notebooks  {out}\n  figures    {ROOT / 'figures'}\n  tables     {tables}"
-    )
+    figures = ROOT / "figures" if args.dataset == "synthetic" else f"figures/{args.dataset} in the cache"
+    print(f"\nDone in {minutes:.1f} minutes.\n  notebooks  {out}\n  figures    {figures}\n  tables     {tables}")
     return 0
 
 

@@ -20,7 +20,7 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 
 lab: .venv/ready
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" notebooks/00_start_here.ipynb
 
 notebooks: .venv/ready  # run them in place: what is committed
 	$(BIN)/python -m reidnb draw

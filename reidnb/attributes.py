@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["COLOURS", "WORDS", "Questions", "ask"]
+__all__ = ["COLOURS", "WORDS", "Questions", "ask", "say"]
 
 COLOURS = ("black", "white", "red", "purple", "yellow", "gray", "blue", "green", "pink", "brown")
 CLASSES = {"age": ("young", "teenager", "adult", "old")}
@@ -34,6 +34,15 @@ WORDS = {
     **{f"down{colour}": f"{colour} bottoms" for colour in COLOURS},
 }
 WORN = {"up": "upcolour", "down": "downcolour"}
+
+
+def say(name, value):
+    """The value of a column of `Split.attributes` as people say it: say("gender", 0) is "not female"."""
+    if value in range(len(CLASSES.get(name, ()))):
+        return CLASSES[name][value]
+    if value in (0, 1):
+        return ("" if value else "not ") + WORDS.get(name, name)
+    return f"{name} {value}"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from sklearn import metrics
 from torchvision.ops import sigmoid_focal_loss
 
 from reidnb import trials
-from reidnb.attributes import Questions, ask
+from reidnb.attributes import Questions, ask, say
 from reidnb.datasets import layouts, open_dataset
 from reidnb.evaluation import attribute_scores, decide
 from reidnb.losses import attribute_costs, blind_logits, focal_loss, voted_loss
@@ -105,6 +105,12 @@ def test_the_questions_of_the_real_datasets(names, counts):
     assert (len(sizes), sum(sizes.values())) == counts.pop(None)
     assert {name: sizes[name] for name in counts} == counts
     assert [k for group in asked.groups for k in range(group.start, group.stop)] == list(range(sum(sizes.values())))
+
+
+def test_values_are_said_in_words():
+    said = {("gender", 0): "not female", ("hat", 1): "hat", ("age", 3): "old", ("age", 30): "age 30"}
+    assert {column: say(*column) for column in said} == said
+    assert say("upred", np.int64(1)) == "red top"
 
 
 def test_labels_from_a_market_attribute_file(tmp_path):

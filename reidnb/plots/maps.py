@@ -1,5 +1,7 @@
 """Features as a map in the plane: who lies beside whom, with a number that says how far to believe it."""
 
+from functools import partial
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
@@ -7,6 +9,7 @@ from matplotlib.patches import Patch
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE, trustworthiness
 
+from reidnb.attributes import say
 from reidnb.plots.look import GREY
 
 __all__ = ["embedding_map", "picture_map", "plane"]
@@ -73,7 +76,8 @@ def embedding_map(result, colour="identity", people=12, method="tsne", perplexit
         trust = trustworthiness(features, points, n_neighbors=min(10, (len(images) - 1) // 2))
         ax.set_title(f"{side}: {people} people, {len(images)} pictures, trustworthiness {trust:.2f}")
         if colour != "identity":
-            handles = [Patch(color=frames[group], label=str(group)) for group in sorted(frames)]
+            words = str if colour in ("camera", "domain") else partial(say, colour)
+            handles = [Patch(color=frames[group], label=words(group)) for group in sorted(frames)]
             below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": 8}
             ax.legend(handles=handles, title=colour, title_fontsize="small", fontsize="small", frameon=False, **below)
     figure.tight_layout()

@@ -80,6 +80,9 @@ def follow(process, log):
             if found := steps.search(line):
                 bar.total, bar.n = int(found[2]), int(found[1])
                 bar.refresh()
+            elif found := re.match(r"total +(\d+)$", line):  # before the first is done
+                bar.total = int(found[1])
+                bar.refresh()
             elif line.startswith("    output:"):
                 bar.set_postfix_str(Path(line.split(":")[1].strip().split(",")[0]).name)
             elif wanted.search(line):

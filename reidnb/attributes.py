@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["COLOURS", "WORDS", "Questions", "ask", "say"]
+__all__ = ["COLOURS", "WORDS", "Questions", "ask"]
 
 COLOURS = ("black", "white", "red", "purple", "yellow", "gray", "blue", "green", "pink", "brown")
 CLASSES = {"age": ("young", "teenager", "adult", "old")}
@@ -34,15 +34,6 @@ WORDS = {
     **{f"down{colour}": f"{colour} bottoms" for colour in COLOURS},
 }
 WORN = {"up": "upcolour", "down": "downcolour"}
-
-
-def say(name, value):
-    """The value of a column of `Split.attributes` as people say it: say("gender", 0) is "not female"."""
-    if value in range(len(CLASSES.get(name, ()))):
-        return CLASSES[name][value]
-    if value in (0, 1):
-        return ("" if value else "not ") + WORDS.get(name, name)
-    return f"{name} {value}"
 
 
 @dataclass(frozen=True)
@@ -69,6 +60,13 @@ class Questions:
     def words(self, k):
         """Statement k as people say it."""
         return WORDS.get(self.statements[k], self.statements[k].removeprefix("age="))
+
+    def meaning(self, column, value):
+        """What a value in a column of `Split.attributes` says, in words: what it makes true, or what it denies."""
+        asked = np.flatnonzero(self.columns == column)
+        if value in self.values[asked]:
+            return self.words(asked[self.values[asked] == value][0])
+        return f"not {self.words(asked[0])}" if len(asked) == 1 else str(value)
 
 
 def ask(dataset, only=None):

@@ -16,7 +16,7 @@ from sklearn import metrics
 from torchvision.ops import sigmoid_focal_loss
 
 from reidnb import trials
-from reidnb.attributes import Questions, ask, say
+from reidnb.attributes import Questions, ask
 from reidnb.datasets import layouts, open_dataset
 from reidnb.evaluation import attribute_scores, decide
 from reidnb.losses import attribute_costs, blind_logits, focal_loss, voted_loss
@@ -89,6 +89,8 @@ def test_the_built_in_worlds_questions():
     for name in ("age", "upcolour", "downcolour"):
         assert (answers[:, by_name[name]].sum(1) == 1).all(), "one of them is true"
     assert asked.words(asked.statements.index("upred")) == "red top" and asked.words(1) == "teenager"
+    said = {("gender", 0): "not female", ("gender", 1): "female", ("hat", 0): "not hat", ("age", 3): "old"}
+    assert {value: asked.meaning(names.index(value[0]), value[1]) for value in said} == said
 
 
 @pytest.mark.parametrize(
@@ -105,12 +107,6 @@ def test_the_questions_of_the_real_datasets(names, counts):
     assert (len(sizes), sum(sizes.values())) == counts.pop(None)
     assert {name: sizes[name] for name in counts} == counts
     assert [k for group in asked.groups for k in range(group.start, group.stop)] == list(range(sum(sizes.values())))
-
-
-def test_values_are_said_in_words():
-    said = {("gender", 0): "not female", ("hat", 1): "hat", ("age", 3): "old", ("age", 30): "age 30"}
-    assert {column: say(*column) for column in said} == said
-    assert say("upred", np.int64(1)) == "red top"
 
 
 def test_labels_from_a_market_attribute_file(tmp_path):
@@ -140,6 +136,7 @@ def test_values_that_occur_make_the_statements():
     asked = ask(dataset([[30, 7], [61, 7], [-1, 9]], ("age", "luggage")))
     assert asked.statements == ("age=30", "age=61", "luggage=7", "luggage=9"), "an age in years has no class name"
     assert asked.words(0) == "30" and asked.words(2) == "luggage=7"
+    assert [asked.meaning(1, 9), asked.meaning(0, 2)] == ["luggage=9", "2"], "two years old, not an adult"
     assert asked.answers([[61, 7]]).tolist() == [[0, 1, 1, 0]]
     assert ask(dataset([[0], [0]], ("age",))).statements[1] == "age=teenager", "named, though only one occurs"
 

@@ -797,6 +797,7 @@ def test_a_map_of_a_kept_run(home):
         parts = [split.select(split.pids > 0) for split in splits]
         np.testing.assert_array_equal(images, np.concatenate([part.images for part in parts]))
         assert groups == [hat for part in parts for hat in part.attributes[:, data.attribute_names.index("hat")]]
+    assert {text.get_text() for text in figure.axes[0].get_legend().get_texts()} <= {f"c{i}" for i in range(1, 7)}
     figure = plots.embedding_map(kept, "hat", people=8, method="pca", device="cpu")
     words = {text.get_text() for ax in figure.axes for text in ax.get_legend().get_texts()}
     assert words and words <= {"hat", "not hat"}

@@ -1,7 +1,5 @@
 """Features as a map in the plane: who lies beside whom, with a number that says how far to believe it."""
 
-from functools import partial
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
@@ -9,7 +7,7 @@ from matplotlib.patches import Patch
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE, trustworthiness
 
-from reidnb.attributes import say
+from reidnb.attributes import ask
 from reidnb.plots.look import GREY
 
 __all__ = ["embedding_map", "picture_map", "plane"]
@@ -76,8 +74,7 @@ def embedding_map(result, colour="identity", people=12, method="tsne", perplexit
         trust = trustworthiness(features, points, n_neighbors=min(10, (len(images) - 1) // 2))
         ax.set_title(f"{side}: {people} people, {len(images)} pictures, trustworthiness {trust:.2f}")
         if colour != "identity":
-            words = str if colour in ("camera", "domain") else partial(say, colour)
-            handles = [Patch(color=frames[group], label=words(group)) for group in sorted(frames)]
+            handles = [Patch(color=frames[group], label=_words(data, colour, group)) for group in sorted(frames)]
             below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": 8}
             ax.legend(handles=handles, title=colour, title_fontsize="small", fontsize="small", frameon=False, **below)
     figure.tight_layout()
@@ -119,3 +116,9 @@ def _labels(split, colour, attribute_names):
         raise ValueError(f"colour {colour!r} is not known of these pictures; known: {known}")
     values = split.attributes[:, list(attribute_names).index(colour)]
     return np.where(values < 0, None, values)  # unknown
+
+
+def _words(data, colour, group):
+    if colour == "domain":
+        return group
+    return f"c{group + 1}" if colour == "camera" else ask(data).meaning(data.attribute_names.index(colour), group)

@@ -1,39 +1,147 @@
-"""python -m reidnb ...: what the batch, a cluster or a machine without Jupyter calls."""
+"""The command line, `reidnb` or `python -m reidnb`: what the batch, a cluster or a machine without Jupyter calls.
+
+A command checks what it is given, calls the package and prints what came back. It exits with 0, with 2 and one line on
+stderr where it was asked for something that cannot be, and with 130 after Ctrl-C.
+"""
 
 import argparse
 import ast
+import difflib
+import linecache
 import logging
+import shutil
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from reidnb import __version__
 
-def parse(arguments):
-    parser = argparse.ArgumentParser(
-        prog="python -m reidnb", description="Person re-identification in notebooks: the batch's commands"
-    )
-    commands = parser.add_subparsers(required=True)
+HERE = Path(__file__).parent
+DEVICES = ("auto", "cpu", "cuda", "mps")
+KEPT = ("datasets", "runs", "styles", "figures")  # the folders of the cache
 
-    def add(function, help):
-        sub = commands.add_parser(function.__name__, help=help, description=help)
-        sub.set_defaults(function=function)
+
+# ------------------------------------------------------------------------------------------------------ what there is
+
+# Read from the sources, not imported: importing recipes imports torch, which takes seconds, and a slip of the finger
+# should be answered at once. A test holds these to what the modules say.
+
+
+def recipe_titles() -> dict[str, str]:
+    """The recipes and their titles, in the order of recipes.py."""
+    calls = [node for node in _nodes("recipes.py") if isinstance(node, ast.Call)]
+    named = [call for call in calls if getattr(call.func, "id", "") == "Recipe" and len(call.args) >= 2]
+    return {call.args[0].value: call.args[1].value for call in sorted(named, key=lambda call: call.lineno)}
+
+
+def profile_names() -> list[str]:
+    return list(_keys("PROFILES", "recipes.py"))
+
+
+def dataset_names() -> list[str]:
+    return [*_keys("WORLDS", "datasets/*.py"), *_keys("LAYOUTS", "datasets/*.py")]
+
+
+def _nodes(pattern: str) -> Iterator[ast.AST]:
+    for path in sorted(HERE.glob(pattern)):
+        yield from ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def _keys(name: str, pattern: str) -> Iterator[str]:
+    """The keys of the dict that is written out as `name = {...}`."""
+    for node in _nodes(pattern):
+        targets = {getattr(target, "id", "") for target in getattr(node, "targets", ())}
+        if name in targets and isinstance(node.value, ast.Dict):
+            yield from (key.value for key in node.value.keys)
+
+
+# ------------------------------------------------------------------------------------------------------ the arguments
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage before it."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def one_of(what: str, names: Callable[[], Iterable[str]]) -> Callable[[str], str]:
+    """An argument that must be one of `names()`; a refusal offers the nearest."""
+
+    def check(given: str) -> str:
+        known = list(names())
+        if given not in known:
+            near = difflib.get_close_matches(given, known, 1, cutoff=0.7)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise argparse.ArgumentTypeError(f"unknown {what} {given!r}; {hint}there are {', '.join(known)}")
+        return given
+
+    return check
+
+
+def domains(given: str) -> str:
+    """A dataset, or two as source->target."""
+    for part in given.split("->", 1):
+        one_of("dataset", dataset_names)(part)
+    return given
+
+
+def seed_count(given: str) -> int:
+    if not given.isdecimal() or int(given) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {given!r}")
+    return int(given)
+
+
+def assignment(given: str) -> tuple[str, object]:
+    """NAME=VALUE -> the name, and the value as Python writes it or, where it is no literal, as the word it is. True,
+    False and None are known however they are written."""
+    name, equals, value = given.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"takes NAME=VALUE, as in epochs=20; got {given!r}")
+    words = {"true": True, "false": False, "none": None}
+    if value.lower() in words:
+        return name, words[value.lower()]
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = Parser(prog="reidnb", description="Person re-identification in notebooks: the batch's commands")
+    parser.add_argument("--version", action="version", version=f"reidnb {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(function, help, name=None):
+        name = name or function.__name__
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.set_defaults(function=function, command=name)
         return sub.add_argument
 
+    add(show_names, "what there is: recipes, datasets, profiles", "list")
+
     arg = add(check, "compare a dataset's folder with the published counts")
-    arg("name")
+    arg("name", type=one_of("dataset", dataset_names))
     arg("--root", help="the dataset's folder (default: REIDNB_DATA)")
 
     arg = add(run, "train and test one recipe; runs that are kept are loaded")
-    arg("recipe")
-    arg("--dataset", default="synthetic")
-    arg("--profile", default="quick")
-    arg("--seeds", type=int, default=1, help="how many seeds, from 0 on (default 1)")
-    arg("--device", default="auto")
-    arg("--set", nargs="*", default=[], metavar="NAME=VALUE", help="fields of the recipe or options of the dataset")
-
-    arg = add(tables, "write the tables from the kept runs (runs, attributes, claims), and the README's")
+    arg("recipe", type=one_of("recipe", recipe_titles))
+    arg("--dataset", type=domains, default="synthetic", help="one, or two as 'source->target' (default: synthetic)")
+    arg("--profile", type=one_of("profile", profile_names), default="quick")
+    arg("--seeds", type=seed_count, default=1, help="how many seeds, from 0 on (default: 1)")
+    arg("--device", type=one_of("device", lambda: DEVICES), default="auto", help=", ".join(DEVICES))
     arg(
-        "--out", type=Path, default=Path("results"), help="a folder (default: results; only then the README is renewed)"
+        "--set",
+        type=assignment,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="fields of the recipe or options of the dataset",
     )
+
+    arg = add(tables, "write the tables from the kept runs: runs, attributes, claims")
+    arg("--out", type=Path, help="a folder (default: in a checkout reidnb/results, and the README's tables with it)")
 
     add(draw, "draw the built-in world and keep it, so that notebooks open it at once")
 
@@ -41,12 +149,33 @@ def parse(arguments):
     arg("folder", type=Path)
     arg("--seed", type=int, default=0)
 
-    arg = add(styles, "train the StarGANs that ship with the package where they are not there, and measure them all")
-    arg("--device", default="auto")
+    arg = add(styles, "train the generators that ship with the package where they are not there, and measure them all")
+    arg("--device", type=one_of("device", lambda: DEVICES), default="auto", help=", ".join(DEVICES))
 
-    arg = add(pretrain, "train a small backbone on a world of its own: the weights that ship with the package")
+    arg = add(pretrain, "train a small backbone: the weights that ship with the package")
     arg("model", nargs="?", default="small", choices=("small", "small_xception"))
+
+    arg = add(clean, "say what lies in the cache, and remove it")
+    arg("--dry-run", action="store_true", help="only say it")
+
+    if arguments and not arguments[0].startswith("-"):
+        try:
+            one_of("command", lambda: commands.choices)(arguments[0])
+        except argparse.ArgumentTypeError as problem:
+            parser.error(str(problem))
     return parser.parse_args(arguments)
+
+
+# ------------------------------------------------------------------------------------------------------- the commands
+
+
+def show_names(args):
+    titles = recipe_titles()
+    print("recipes")
+    for name, title in titles.items():
+        print(f"  {name:{max(map(len, titles))}}  {title}")
+    print("datasets\n  " + "\n  ".join(dataset_names()))
+    print("profiles\n  " + "\n  ".join(profile_names()))
 
 
 def check(args):
@@ -60,42 +189,24 @@ def check(args):
 
 def run(args):
     from reidnb.experiments import run
-    from reidnb.tables import run_name
+    from reidnb.ledger import run_name
 
-    changes = dict(_assignment(text) for text in args.set)
     for seed in range(args.seeds):
-        result = run(args.recipe, args.dataset, args.profile, seed, args.device, **changes)
+        result = run(args.recipe, args.dataset, args.profile, seed, args.device, **dict(args.set))
         about = f"{run_name(args.recipe, result.changes)} on {args.dataset}, seed {result.seed}"
         print(f"{about}: {result.scores}; {result.seconds:.0f} s", flush=True)
 
 
 def tables(args):
-    from reidnb import experiments
-    from reidnb.tables import (
-        count_verdicts,
-        judge,
-        markdown,
-        read_runs,
-        render_between,
-        show_claims,
-        summarise,
-        write_runs,
-    )
+    from reidnb.ledger import write_tables
 
-    runs = experiments.results()
-    write_runs(runs, args.out / "runs.csv")
-    write_runs(experiments.statements(), args.out / "attributes.csv")
-    runs = read_runs(args.out / "runs.csv")
-    judged = judge(runs)
-    ledger = markdown(show_claims(judged))
-    for name, text in {"results": markdown(summarise(runs)), "claims": ledger}.items():
-        (args.out / f"{name}.md").write_text(text + "\n", encoding="utf-8")
-    if args.out == Path("results") and Path("README.md").exists():
-        render_between("README.md", "results", markdown(summarise(runs[runs.changes == ""]).drop(columns="changes")))
-        render_between("README.md", "claims", ledger)
-        verdicts = count_verdicts(judged).rename_axis("").reset_index()
-        render_between("README.md", "verdicts", markdown(verdicts))
-    print(f"{len(runs)} runs: {args.out / 'runs.csv'}, {args.out / 'results.md'}, {args.out / 'claims.md'}")
+    checkout, readme = (HERE.parent / "pyproject.toml").exists(), None
+    if args.out is None and checkout:
+        args.out, readme = HERE / "results", HERE.parent / "README.md"
+    elif args.out is None:
+        args.out = Path("build") / "tables"
+        print(f"reidnb is installed, not a checkout: the tables go to {args.out}; the package's own stay", flush=True)
+    print(write_tables(args.out, readme))
 
 
 def draw(args):
@@ -113,21 +224,12 @@ def world(args):
 
 
 def styles(args):
-    import shutil
+    from reidnb.experiments import measure_styles, ship_generators
+    from reidnb.ledger import markdown, write_runs
 
-    from reidnb.datasets import open_dataset
-    from reidnb.experiments import measure_styles
-    from reidnb.stargan import PAINTED, SHIPPED, StarGAN, painter_of
-    from reidnb.tables import markdown, write_runs
-
-    for name, reconstruction in PAINTED:
-        data, plan = open_dataset(name, size=(64, 32)), StarGAN(reconstruction=reconstruction)
-        painter = painter_of(data.train, name, data.options, plan, device=args.device)
-        if painter.path.parent != SHIPPED:
-            SHIPPED.mkdir(exist_ok=True)
-            shutil.copy(painter.path, SHIPPED / f"{name}-{reconstruction:g}.safetensors")
+    ship_generators(device=args.device)
     found = measure_styles(device=args.device)
-    write_runs(found, Path("results") / "styles.csv")
+    write_runs(found, HERE / "results" / "styles.csv")
     print(markdown(found))
 
 
@@ -137,23 +239,48 @@ def pretrain(args):
     pretrain(args.model)
 
 
-def _assignment(text):
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"--set takes NAME=VALUE, got {text!r}")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
+def clean(args):
+    from reidnb.files import cache_root
+
+    total = 0
+    for folder in (cache_root() / name for name in KEPT):
+        held = sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+        print(f"{held / 1e6:10,.1f} MB  {folder}")
+        total += held
+        if folder.exists() and not args.dry_run:
+            shutil.rmtree(folder)
+    print(f"{total / 1e6:10,.1f} MB  {'in all; nothing was removed' if args.dry_run else 'removed'}")
 
 
-def main(arguments=None):
+# ----------------------------------------------------------------------------------------------------------- in a line
+
+
+def deliberate(problem: Exception) -> bool:
+    """Whether somebody meant this error to be read: the disk refused something, or the package itself said `raise`.
+
+    What a library or Python raises inside our code is a bug of ours, and a bug keeps its traceback.
+    """
+    place = problem.__traceback__
+    while place.tb_next:
+        place = place.tb_next
+    file = place.tb_frame.f_code.co_filename
+    said = linecache.getline(file, place.tb_lineno).lstrip().startswith("raise ")
+    return isinstance(problem, OSError) or said and HERE in Path(file).parents
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command -> the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    args = parse(arguments)
+    args = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         args.function(args)
-    except (ValueError, TypeError, OSError) as problem:
-        print(f"reidnb {args.function.__name__}: {problem}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print(f"\nreidnb {args.command}: stopped; started again it goes on where it was", file=sys.stderr)
+        return 130
+    except Exception as problem:
+        if not deliberate(problem):
+            raise
+        print(f"reidnb {args.command}: {problem}", file=sys.stderr)
         return 2
     return 0
 

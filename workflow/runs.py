@@ -1,0 +1,98 @@
+"""What the batch runs beside the notebooks: recipes with one thing changed at a time, and recipes across domains.
+
+A run is a recipe's name and what is changed in it. The curves of the notebooks and the claims of papers.toml read them.
+"""
+
+BCE = {"focal_gamma": 0.0, "focal_alpha": None}  # what is left of the focal loss is binary cross-entropy
+
+# Runs beside the recipes, on the built-in world under "full".
+VARIATIONS = (
+    # notebook 01: one rate for all, three times identification's best; what MSML needs; how the improved triplet pulls
+    *(("msml", changes) for changes in ({"p": 16, "lr": 1e-3}, {"p": 16}, {"lr": 3e-4})),
+    *((name, {"lr": 3e-3}) for name in ("ide", "baseline")),
+    *(("improved_triplet", {"pull": pull}) for pull in (0.1, 1.0)),
+    # notebook 02: wrong labels, P x K, margins
+    *((name, {"label_noise": noise}) for name in ("triplet", "trihard", "msml", "ide") for noise in (0.1, 0.2)),
+    *(("trihard", shape) for shape in ({"p": 4}, {"p": 8}, {"p": 32}, {"p": 32, "k": 2}, {"p": 8, "k": 8})),
+    *(("trihard", {"margin": margin}) for margin in (0.1, 1.0, None)),
+    ("trihard", {"epochs": 32, "lr": 1e-3}),
+    # notebook 03: HPLF's own mining, how many stripes
+    ("hplf", {"mining": "each"}),
+    *((name, {"parts": parts}) for name in ("hplf", "pcb") for parts in (2, 4)),
+    # notebooks 03 and 06: the dial
+    *((name, {"misalignment": dial}) for name in ("baseline", "hplf", "aligned") for dial in (0.0, 2.0)),
+    # notebook 04: whose vote counts, stripes and their overlap; alpha; DeepSAR's other networks
+    *(("alfo", {"vote": vote}) for vote in ("image", "mean")),
+    *(("alfo", {"parts": parts}) for parts in (2, 4, 8)),
+    *(("alfo", {"overlap": overlap}) for overlap in (0.0, 0.25, 0.75)),
+    ("alfo", {"blind_start": False}),
+    ("alfo_no_focal", {"attribute_weight": 0.1}),
+    *(("apr_focal", changes) for changes in (BCE, {"focal_alpha": 0.75})),
+    *(("deepsar", {"question": name}) for name in ("hat", "backpack", "upcolour")),
+    # the dial; a random start; four times as many people in as many steps
+    ("apr", {"weights": None}),
+    *(("apr_focal", {"attribute_imbalance": dial, **loss}) for dial in (0.0, 2.0) for loss in ({}, BCE)),
+    ("alfo", {"vote": "mean", "attribute_imbalance": 0.0}),
+    *((name, {"train_identities": 480, "epochs": 2}) for name in ("ide", "apr", "deepmar")),
+    # notebook 05: the dial
+    *(("baseline", {"camera_bias": dial}) for dial in (0.0, 2.0)),
+    # notebook 06: mining, zero gradient
+    *(("aligned", {"mining": distance}) for distance in ("local", "both")),
+    ("aligned_mm", {"zero_gradient": False}),
+    # notebook 07: fewer values, by a trained layer
+    *(("baseline", {"width": width}) for width in (128, 32, 8)),
+)
+
+# Supervised runs on winter, notebook 05: copies, and what they are told to be.
+ON_WINTER = (
+    ("ide", {}),
+    ("camstyle", {}),
+    *(("camstyle", {"fake_labels": labels}) for labels in ("own", "uniform")),
+    ("camstyle", {"styles": "truth"}),
+)
+
+# Runs across domains, notebook 05: each on both DOMAINS, or from the built-in world to a real dataset. "direct" is also
+# run within each target, to see how far it falls. True copies exist in the built-in world alone.
+DOMAINS = ("synthetic_summer->synthetic_winter", "synthetic_winter->synthetic_summer")
+LADDER = ("camera_style", "domain", "domain_lstm", "lstm_uda")
+TRUTH = {"styles": "truth"}
+ACROSS = (
+    *((name, {}) for name in ("colour_histogram", "lomo", "direct", *LADDER)),
+    *((name, TRUTH) for name in LADDER),
+    *(("lstm_uda", TRUTH | changes) for changes in ({"branches": "parts"}, {"pooling": "max"})),
+    ("direct", {"fresh_norm": True}),
+)
+
+
+def batch(profile: str, dataset: str = "synthetic") -> dict[str, str]:
+    """Every run of a profile on a dataset: its name -> what `python -m reidnb run` is given for it, as shell words.
+
+    All recipes that the dataset can serve; on the built-in world also with something changed; and across domains.
+    Under "quick" none: the notebooks make theirs.
+    """
+    if profile == "quick":
+        return {}
+    from reidnb.datasets import has_attributes  # here: the lists above are read by tests that need no torch
+    from reidnb.recipes import RECIPES
+
+    built_in = dataset == "synthetic"
+    known = has_attributes(dataset)
+    pairs = DOMAINS if built_in else (f"synthetic->{dataset}",)
+    runs = [
+        (recipe.name, {}, dataset)
+        for recipe in RECIPES.values()
+        if not recipe.needs_target and not recipe.needs_cameras and (known or not recipe.needs_attributes)
+    ]
+    if built_in:
+        runs += [(*run, dataset) for run in VARIATIONS if profile == "full"]
+        runs += [(*run, "synthetic_winter") for run in ON_WINTER]
+    runs += [(*run, pair) for pair in pairs for run in ACROSS if built_in or run[1].get("styles") != "truth"]
+    runs += [("direct", {}, pair.split("->")[1]) for pair in pairs]
+    return dict(_named(*run, dataset) for run in runs)
+
+
+def _named(recipe: str, changes: dict, data: str, dataset: str) -> tuple[str, str]:
+    """A run's name, which is a file's too, and its words on the command line."""
+    settings = [f"{field}={value}" for field, value in changes.items()]
+    words = [recipe, "--dataset", f"'{data}'", *["--set", *settings] * bool(settings)]
+    return "+".join([recipe, *settings, *[data] * (data != dataset)]).replace("->", "-to-"), " ".join(words)

@@ -1,12 +1,17 @@
-# make reproduce    everything: environment, built-in world, every notebook, figures, tables   (PROFILE=full for every seed; DATASET=market1501)
+# make reproduce    everything: environment, built-in world, every notebook; its tables and figures under build/
+#                   (PROFILE=full for every seed, which renews reidnb/results; DATASET=market1501)
 # make test         the environment, then every test, the notebooks included
 # make lab          open the notebooks
+# make TORCH=cpu ...  the first time: torch without CUDA, a tenth of the size
 
 PROFILE ?= quick
 DATASET ?= synthetic
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 PYTHON ?= python3
+TORCH ?=
+TORCH_CPU = https://download.pytorch.org/whl/cpu
 BIN = .venv/bin
+UV = $(BIN)/uv pip install -q --python $(BIN)/python
 
 .PHONY: reproduce test lint lab notebooks pretrain tables clean
 
@@ -18,13 +23,14 @@ test: .venv/ready
 
 lint: .venv/ready
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 lab: .venv/ready
 	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" notebooks/00_start_here.ipynb
 
-notebooks: .venv/ready  # run them in place: what is committed
+notebooks: .venv/ready  # run them in place, and renew figures/: what is committed
 	$(BIN)/python -m reidnb draw
-	$(BIN)/python workflow/commit_notebooks.py
+	REIDNB_FIGURES=figures $(BIN)/python workflow/commit_notebooks.py
 
 pretrain: .venv/ready
 	$(BIN)/python -m reidnb pretrain small
@@ -33,12 +39,18 @@ pretrain: .venv/ready
 tables: .venv/ready
 	$(BIN)/python -m reidnb tables
 
+# uv first, pip where it is not to be had. The two wheels from torch's own index, the rest from the ordinary one.
 .venv/ready: pyproject.toml
-	@echo "reidnb: making .venv (about 6 GB with torch's CUDA build; a minute on a fast line)"
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "reidnb needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --disable-pip-version-check uv
-	$(BIN)/uv pip install -q --python $(BIN)/python -e '.[test]' || $(BIN)/pip install -e '.[test]'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "reidnb needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	@echo "reidnb: making .venv ($(if $(filter cpu,$(TORCH)),about 2 GB,about 6 GB with torch's CUDA build; make TORCH=cpu takes 2); a minute on a fast line)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install -q --disable-pip-version-check uv || echo "reidnb: no uv here: pip does its work, slower"
+ifeq ($(TORCH),cpu)
+	@UV_HTTP_TIMEOUT=30 UV_HTTP_RETRIES=1 $(UV) --no-deps --default-index $(TORCH_CPU) torch torchvision 2>.venv/torch.log \
+	|| $(BIN)/pip install -q --retries 0 --timeout 30 --no-deps --index-url $(TORCH_CPU) torch torchvision 2>>.venv/torch.log \
+	|| echo "reidnb: no CPU build of torch from $(TORCH_CPU) (why: .venv/torch.log): the ordinary build serves, which is larger"
+endif
+	@$(UV) -e '.[test]' || $(BIN)/pip install -e '.[test]'
 	@touch .venv/ready
 
 clean:

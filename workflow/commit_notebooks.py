@@ -7,7 +7,6 @@ notebooks' metadata.
 
 import argparse
 import platform
-import sys
 import time
 from pathlib import Path
 
@@ -15,10 +14,10 @@ import nbformat
 import torch
 from nbclient import NotebookClient
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from reidnb.files import atomic_write
+from reidnb.ledger import render_between
 
-from reidnb.tables import render_between  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def main():
@@ -94,9 +93,7 @@ def between(text, name, inner):
 
 
 def write(notebook, path):
-    aside = path.with_name(f".{path.name}")
-    nbformat.write(notebook, aside)
-    aside.replace(path)
+    atomic_write(path, lambda file: nbformat.write(notebook, file))
 
 
 if __name__ == "__main__":

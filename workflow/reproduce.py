@@ -10,13 +10,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from reidnb.__main__ import dataset_names, one_of, profile_names
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--profile", default="quick", choices=("quick", "full", "laptop", "paper"))
-    parser.add_argument("--dataset", default="synthetic")
+    parser.add_argument("--profile", default="quick", type=one_of("profile", profile_names))
+    parser.add_argument("--dataset", default="synthetic", type=one_of("dataset", dataset_names))
     parser.add_argument("--cores", default="2")
     args = parser.parse_args()
     name = args.profile if args.dataset == "synthetic" else f"{args.profile}-{args.dataset}"
@@ -62,8 +64,8 @@ def main():
     if failed:
         print(f"\nThe batch stopped after {minutes:.1f} minutes. Its log: {log}", file=sys.stderr)
         return failed
-    tables = out / "tables" if args.profile == "quick" else ROOT / "results"
-    figures = ROOT / "figures" if args.dataset == "synthetic" else f"figures/{args.dataset} in the cache"
+    tables = out / "tables" if args.profile == "quick" else ROOT / "reidnb" / "results"
+    figures = out / "figures" if args.dataset == "synthetic" else f"figures/{args.dataset} in the cache"
     print(f"\nDone in {minutes:.1f} minutes.\n  notebooks  {out}\n  figures    {figures}\n  tables     {tables}")
     return 0
 

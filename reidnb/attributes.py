@@ -12,11 +12,10 @@ one at most can be true make one question:
 Market-1501 has 12 questions and 30 statements, DukeMTMC-reID 10 and 23.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-__all__ = ["COLOURS", "WORDS", "Questions", "ask"]
 
 COLOURS = ("black", "white", "red", "purple", "yellow", "gray", "blue", "green", "pink", "brown")
 CLASSES = {"age": ("young", "teenager", "adult", "old")}
@@ -52,16 +51,25 @@ class Questions:
     values: np.ndarray
     shares: np.ndarray
 
-    def answers(self, attributes):
-        """attributes (N, A) as a split holds them -> float32 (N, K): 1 true, 0 not true, NaN unknown."""
-        found = np.asarray(attributes)[:, self.columns]
+    def answers(self, attributes: np.ndarray) -> np.ndarray:
+        """attributes (N, A) as a split holds them -> float32 (N, K): 1 true, 0 not true, NaN unknown.
+
+        Unknown is what is below 0, or NaN. Raises ValueError for another shape, or values that are no whole numbers.
+        """
+        found = _whole_numbers(attributes)
+        if found.ndim != 2 or found.shape[1] <= self.columns.max():
+            raise ValueError(
+                f"attributes must be (N, A), a column for each attribute of the dataset, {self.columns.max() + 1} or "
+                f"more; got shape {found.shape}"
+            )
+        found = found[:, self.columns]
         return np.where(found < 0, np.nan, found == self.values).astype(np.float32)
 
-    def words(self, k):
+    def words(self, k: int) -> str:
         """Statement k as people say it."""
         return WORDS.get(self.statements[k], self.statements[k].removeprefix("age="))
 
-    def meaning(self, column, value):
+    def meaning(self, column: int, value: int) -> str:
         """What a value in a column of `Split.attributes` says, in words: what it makes true, or what it denies."""
         asked = np.flatnonzero(self.columns == column)
         if value in self.values[asked]:
@@ -69,19 +77,37 @@ class Questions:
         return f"not {self.words(asked[0])}" if len(asked) == 1 else str(value)
 
 
-def ask(dataset, only=None):
-    """The questions that a dataset's attributes answer -> Questions; with `only`, names of questions, no others.
+def _whole_numbers(attributes) -> np.ndarray:
+    """As int64, NaN as -1."""
+    values = np.asarray(attributes)
+    if values.dtype.kind == "f":
+        known = np.isfinite(values)
+        if (values[known] != np.floor(values[known])).any() or np.isinf(values).any():
+            raise ValueError("attributes must be whole numbers from 0, -1 or NaN where unknown; got fractions")
+        return np.where(known, values, -1).astype(np.int64)
+    if values.dtype.kind not in "biu":
+        raise ValueError(f"attributes must be whole numbers from 0, -1 or NaN where unknown; got {attributes!r:.100}")
+    return values.astype(np.int64)
+
+
+def attribute_questions(dataset, only: str | Sequence[str] | None = None) -> Questions:
+    """The questions that a dataset's attributes answer -> Questions; with `only`, a name or names, no others.
 
     Colours are told by their names (upred, downblue); of the other columns those that hold 0 and 1 are one statement,
     those that hold more a statement for each value that occurs in training. Raises ValueError for a dataset without
     attributes, or an unknown name.
     """
+    if not hasattr(dataset, "train") or not hasattr(dataset, "attribute_names"):
+        raise TypeError(f"wanted a dataset, as open_dataset gives it; got {type(dataset).__name__}")
     train, names = dataset.train.attributes, tuple(dataset.attribute_names)
     if train is None or not names:
         raise ValueError(
             f"{dataset.name} has no attributes. The built-in world has; for Market-1501 and DukeMTMC-reID put "
             "market_attribute.mat or duke_attribute.mat into the dataset's folder"
         )
+    train = _whole_numbers(train)
+    if train.ndim != 2 or train.shape[1] != len(names):
+        raise ValueError(f"{dataset.name}: {len(names)} names of attributes for attributes of shape {train.shape}")
     questions = {}  # name -> list of (statement, column, value)
     for column, name in enumerate(names):
         garment = next((worn for worn in WORN if name in {worn + colour for colour in COLOURS}), None)
@@ -96,13 +122,18 @@ def ask(dataset, only=None):
             values = range(len(labels)) if name in CLASSES and highest < len(CLASSES[name]) else map(int, labels)
             questions[name] = [(f"{name}={label}", column, value) for value, label in zip(values, labels)]
     if only is not None:
-        if unknown := sorted(set(only) - set(questions)):
-            raise ValueError(f"{dataset.name} does not answer {', '.join(unknown)}; it answers {', '.join(questions)}")
+        only = (only,) if isinstance(only, str) else tuple(only)
+        if not only:
+            raise ValueError(f"only=() asks nothing; {dataset.name} answers {', '.join(questions)}")
+        if unknown := [name for name in only if name not in questions]:
+            raise ValueError(
+                f"{dataset.name} does not answer {', '.join(map(str, unknown))}; it answers {', '.join(questions)}"
+            )
         questions = {name: questions[name] for name in questions if name in only}
     statements, columns, values = zip(*(line for lines in questions.values() for line in lines))
     ends = np.cumsum([len(lines) for lines in questions.values()]).tolist()
     groups = tuple(slice(end - len(lines), end) for end, lines in zip(ends, questions.values()))
-    found = Questions(tuple(questions), statements, groups, np.array(columns), np.array(values), None)
+    found = Questions(tuple(questions), statements, groups, np.array(columns), np.array(values), np.empty(0))
     answers = found.answers(train)
     known = ~np.isnan(answers)
     shares = np.where(known, answers, 0).sum(0) / np.maximum(known.sum(0), 1)

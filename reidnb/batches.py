@@ -2,28 +2,18 @@
 
 A batch is chosen by index (`pk_batches`, `shuffled_batches`) and then made from the uint8 images in one go
 (`make_batch`): crop and flip are a single copy, colour jitter costs nothing because it folds into the normalisation,
-and every image has draws of its own. On a GPU the same draws are applied to the whole batch at once.
+and every image has draws of its own. On a GPU the same params are applied to the whole batch at once.
 """
 
-import functools
+import threading
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-__all__ = [
-    "Augmentation",
-    "MEAN",
-    "STD",
-    "Styled",
-    "fakes",
-    "make_batch",
-    "pk_batches",
-    "shuffled_batches",
-    "with_copies",
-    "wrong_labels",
-]
+from reidnb.values import Share, Within, value
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of RGB in [0, 1]: what pretrained weights expect
 
@@ -31,7 +21,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of RGB i
 # -------------------------------------------------------------------------------------------------- who is in a batch
 
 
-def pk_batches(labels, p, k, rng):
+def pk_batches(labels: np.ndarray, p: int, k: int, rng: np.random.Generator) -> list[np.ndarray]:
     """Batches of P identities x K images (Hermans et al., 2017) that cover every image at least once -> list of (P *
     K,) indices.
 
@@ -71,7 +61,7 @@ def _groups_of_k(images, k, rng):
     return list(np.r_[images, rng.choice(pool, missing, replace=missing > len(pool))].reshape(-1, k))
 
 
-def shuffled_batches(labels, size, rng):
+def shuffled_batches(labels: np.ndarray, size: int, rng: np.random.Generator) -> list[np.ndarray]:
     """All images once, in random order -> list of index arrays of `size` (the last one wraps round to full size)."""
     if size < 1 or not len(labels):
         raise ValueError(f"batches of {size} out of {len(labels)} images: both must be at least 1")
@@ -79,7 +69,7 @@ def shuffled_batches(labels, size, rng):
     return np.split(np.resize(order, -(-len(order) // size) * size), -(-len(order) // size))
 
 
-def wrong_labels(labels, share, rng):
+def wrong_labels(labels: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
     """A copy of the labels (N,) in which a share of the images, drawn at random, carry another person's label.
 
     What annotators and trackers do to a dataset by mistake; the wrong label is any other one with the same chance.
@@ -110,7 +100,9 @@ class Styled:
             raise ValueError(f"pictures, cameras and copies must belong together; got {counts} of them")
 
 
-def with_copies(styled, indices, copies, rng):
+def with_copies(
+    styled: Styled, indices: np.ndarray, copies: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Pictures, each followed by `copies` of it in the styles of other cameras, drawn by lot -> uint8
     (len(indices) * (1 + copies), 3, H, W) and int64 labels 0..len(indices)-1: a picture and its copies are one class,
     all others apart (the LSTM paper, section 2.2)."""
@@ -123,7 +115,7 @@ def with_copies(styled, indices, copies, rng):
     return pictures.reshape(-1, *pictures.shape[2:]), np.repeat(np.arange(len(indices)), 1 + copies)
 
 
-def fakes(styled, indices, rng):
+def fakes(styled: Styled, indices: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """One copy of each picture, in the style of another camera drawn by lot -> uint8 (len(indices), 3, H, W)."""
     pictures, _ = with_copies(styled, np.asarray(indices), 1, rng)
     return pictures[1::2]
@@ -132,24 +124,19 @@ def fakes(styled, indices, rng):
 # -------------------------------------------------------------------------------------------- how a picture is varied
 
 
-@dataclass(frozen=True)
+@value
 class Augmentation:
     """How far a training image may be varied; the defaults are the usual ones of ReID (Luo et al., 2019)."""
 
-    flip: float = 0.5  # probability of a mirror image
-    pad: float = 0.08  # shift by up to this share of the height, filling with black: 10 of 128 pixels
-    erase: float = 0.5  # probability that a rectangle of 2-33 % of the picture is erased (Zhong et al., 2017)
-    colour: float = 0.0  # strength of brightness and contrast jitter, and half as much of each channel's own gain
-    crop: float = 1.0  # least share of the picture's area that is cut out, 2 to 3 times as high as wide, and enlarged
-
-    def __post_init__(self):
-        for name, most in (("flip", 1), ("pad", 0.5), ("erase", 1), ("colour", 1), ("crop", 1)):
-            if not 0 <= getattr(self, name) <= most:
-                raise ValueError(f"{name} must lie between 0 and {most}, got {getattr(self, name)!r}")
+    flip: Share = 0.5  # probability of a mirror image
+    pad: Annotated[float, Within(0, 0.5)] = 0.08  # shift by up to this share of the height, black behind: 10 of 128
+    erase: Share = 0.5  # probability that a rectangle of 2-33 % of the picture is erased (Zhong et al., 2017)
+    colour: Share = 0.0  # strength of brightness and contrast jitter, and half as much of each channel's own gain
+    crop: Share = 1.0  # least share of the picture's area that is cut out, 2 to 3 times as high as wide, and enlarged
 
 
 @dataclass(frozen=True)
-class Draws:
+class AugmentationParams:
     """The random choices for a batch of N images, made at once so that CPU and GPU apply the same ones."""
 
     flip: np.ndarray  # bool (N,)
@@ -160,8 +147,10 @@ class Draws:
     cuts: np.ndarray | None = None  # float32 (N, 2, 3): the affine map of what is cut out and enlarged
 
 
-def draw(n, height, width, augmentation, rng):
-    """Draw the variations of n images -> Draws."""
+def sample_augmentation(
+    n: int, height: int, width: int, augmentation: Augmentation, rng: np.random.Generator
+) -> AugmentationParams:
+    """Choose the variations of n images at random."""
     a = augmentation
     reach = round(a.pad * height)
     area = rng.uniform(0.02, 0.33, n) * height * width
@@ -176,12 +165,12 @@ def draw(n, height, width, augmentation, rng):
     tint = np.exp(a.colour / 2 * rng.uniform(-1, 1, (n, 3)))
     brightness = 128 * a.colour * rng.uniform(-1, 1, (n, 1))
     gain = contrast * tint
-    return Draws(
+    return AugmentationParams(
         rng.random(n) < a.flip,
         rng.integers(-reach, reach + 1, (n, 2)),
         boxes,
         gain.astype(np.float32),
-        (128 * (1 - contrast) + brightness + 0 * gain).astype(np.float32),
+        np.broadcast_to(128 * (1 - contrast) + brightness, gain.shape).astype(np.float32),
         _cuts(n, height, width, a.crop, rng) if a.crop < 1 else None,
     )
 
@@ -203,7 +192,14 @@ def _enlarge(pictures, cuts):
     return F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
 
 
-def make_batch(images, indices, augmentation=None, rng=None, device="cpu", out=None):
+def make_batch(
+    images: np.ndarray | torch.Tensor,
+    indices: np.ndarray,
+    augmentation: Augmentation | None = None,
+    rng: np.random.Generator | None = None,
+    device: str | torch.device = "cpu",
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Normalised float32 batch (B, 3, H, W) on `device`.
 
     images: uint8 (N, 3, H, W), a numpy array (memory map) or, to keep a whole dataset on a GPU, a tensor there.
@@ -215,62 +211,67 @@ def make_batch(images, indices, augmentation=None, rng=None, device="cpu", out=N
     if augmentation and rng is None:
         raise ValueError("augmentation draws at random: give an rng, such as numpy.random.default_rng(seed)")
     height, width = images.shape[2:]
-    draws = draw(len(indices), height, width, augmentation, rng) if augmentation else None
+    params = sample_augmentation(len(indices), height, width, augmentation, rng) if augmentation else None
     if isinstance(images, torch.Tensor) and images.device.type != "cpu":
-        return _make_on_device(images, torch.as_tensor(np.asarray(indices), device=images.device), draws)
-    pixels = _cut_out(np.asarray(images), np.asarray(indices), draws)
+        return _make_on_device(images, torch.as_tensor(np.asarray(indices), device=images.device), params)
+    pixels = _cut_out(np.asarray(images), np.asarray(indices), params)
     if out is None or out.shape != pixels.shape or out.device.type != "cpu":
         out = torch.empty(pixels.shape)
-    scale, shift = _normalisation(draws, "cpu")
+    scale, shift = _normalisation(params, "cpu")
     out.copy_(torch.from_numpy(pixels)).mul_(scale).add_(shift)
-    if draws is not None:
+    if params is not None:
         values = out.numpy()
-        for picture, (top, bottom, left, right) in zip(values, draws.boxes.tolist()):
+        for picture, (top, bottom, left, right) in zip(values, params.boxes.tolist()):
             picture[:, top:bottom, left:right] = 0  # zero is the mean colour
-    if draws is not None and draws.cuts is not None:
-        out = _enlarge(out, draws.cuts)
+    if params is not None and params.cuts is not None:
+        out = _enlarge(out, params.cuts)
     return out.to(device, non_blocking=True)
 
 
-def _cut_out(images, indices, draws):
+def _cut_out(images, indices, params):
     """Shifted and mirrored copies, black where the picture ends: a slice copy an image, ten times faster than a gather.
 
     The array is used again by the next call.
     """
-    if draws is None:
+    if params is None:
         return images[indices]
     height, width = images.shape[2:]
     pixels = _canvas((len(indices), *images.shape[1:]))
     pixels.fill(0)
-    for to, i, (y, x), flip in zip(pixels, indices, draws.shift.tolist(), draws.flip.tolist()):
+    for to, i, (y, x), flip in zip(pixels, indices, params.shift.tolist(), params.flip.tolist()):
         source = images[i, :, :, ::-1] if flip else images[i]
         part = source[:, max(0, y) : height + min(0, y), max(0, x) : width + min(0, x)]
         to[:, max(0, -y) : height - max(0, y), max(0, -x) : width - max(0, x)] = part
     return pixels
 
 
-@functools.lru_cache(maxsize=4)
+_memory = threading.local()
+
+
 def _canvas(shape):
-    return np.empty(shape, np.uint8)
+    """An array whose memory is used again by the next batch of this thread."""
+    if getattr(_memory, "canvas", None) is None or _memory.canvas.shape != shape:
+        _memory.canvas = np.empty(shape, np.uint8)
+    return _memory.canvas
 
 
-def _normalisation(draws, device):
+def _normalisation(params, device):
     """scale and shift (N or 1, 3, 1, 1) that turn pixel values into jittered, normalised ones."""
     mean, std = 255 * np.array(MEAN, np.float32), 255 * np.array(STD, np.float32)
     gain, offset = (
-        (np.ones((1, 3), np.float32), np.zeros((1, 3), np.float32)) if draws is None else (draws.gain, draws.offset)
+        (np.ones((1, 3), np.float32), np.zeros((1, 3), np.float32)) if params is None else (params.gain, params.offset)
     )
     scale, shift = gain / std, (offset - mean) / std
     return (torch.from_numpy(a.astype(np.float32)[:, :, None, None]).to(device) for a in (scale, shift))
 
 
-def _make_on_device(images, indices, draws):
+def _make_on_device(images, indices, params):
     """The same batch from images that lie on a GPU: crop and flip as one gather, erasing as one mask."""
     device, (height, width) = images.device, images.shape[2:]
-    scale, shift = _normalisation(draws, device)
-    if draws is None:
+    scale, shift = _normalisation(params, device)
+    if params is None:
         return images[indices].float().mul_(scale).add_(shift)
-    move, flip, boxes = (torch.as_tensor(a, device=device) for a in (draws.shift, draws.flip, draws.boxes))
+    move, flip, boxes = (torch.as_tensor(a, device=device) for a in (params.shift, params.flip, params.boxes))
     rows = torch.arange(height, device=device) + move[:, :1]
     columns = torch.arange(width, device=device) + move[:, 1:]
     inside = ((rows >= 0) & (rows < height))[:, None, :, None] & ((columns >= 0) & (columns < width))[:, None, None, :]
@@ -284,4 +285,4 @@ def _make_on_device(images, indices, draws):
         (x >= boxes[:, 2:3]) & (x < boxes[:, 3:])
     )[:, None, None, :]
     batch = batch.masked_fill_(erased, 0)
-    return batch if draws.cuts is None else _enlarge(batch, draws.cuts)
+    return batch if params.cuts is None else _enlarge(batch, params.cuts)

@@ -5,11 +5,9 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from reidnb.evaluation import euclidean_distances, seen_by
+from reidnb.evaluation import euclidean_distances, valid_gallery
+from reidnb.inference import embed
 from reidnb.synthetic import ATTRIBUTES, PARTS
-from reidnb.training import embed
-
-__all__ = ["KINDS", "difficulties", "failure_kinds", "occlusion_map", "worst_queries"]
 
 KINDS = {  # a column of `difficulties`: what is said of a query that fails by it
     "occlusion": "hidden",
@@ -61,7 +59,7 @@ def worst_queries(distances, query, gallery, ap, count=8, best=False):
     rows, order = [], np.argsort(-np.asarray(ap) if best else ap, kind="stable")
     for q in order[~np.isnan(np.asarray(ap)[order])][:count]:
         same = gallery.pids == query.pids[q]
-        seen = seen_by(query.pids[q], query.camids[q], gallery.pids, gallery.camids)
+        seen = valid_gallery(query.pids[q], query.camids[q], gallery.pids, gallery.camids)
         right, wrong = np.flatnonzero(seen & same), np.flatnonzero(seen & ~same)
         if len(wrong):
             right, wrong = (some[distances[q, some].argmin()] for some in (right, wrong))

@@ -8,15 +8,15 @@ for the backbone's Xception form. No person in it exists.
 import json
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 from reidnb.datasets import open_dataset, relabel
-from reidnb.evaluation import evaluate_features
-from reidnb.files import cache_root, write_aside
-from reidnb.models import DRAWN, build_model, save_backbone
+from reidnb.evaluation import Scores, evaluate_features
+from reidnb.files import atomic_write, cache_root
+from reidnb.inference import embed
+from reidnb.models import DRAWN, save_backbone
 from reidnb.recipes import recipe
-from reidnb.training import embed, train
-
-__all__ = ["WORLD", "pretrain"]
+from reidnb.training import train
 
 WORLD = {
     "seed": 1,
@@ -33,7 +33,7 @@ CHANGES = {"weights": None, "epochs": 20, "p": 32}
 log = logging.getLogger("reidnb")
 
 
-def pretrain(model="small", path=None, epochs=None):
+def pretrain(model: str = "small", path: Path | None = None, epochs: int | None = None) -> Scores:
     """Train and save a backbone, "small" or "small_xception" -> its Scores on the 100 test identities of its own world.
 
     Resumes where it was stopped.
@@ -43,14 +43,12 @@ def pretrain(model="small", path=None, epochs=None):
     plan = replace(plan, name=f"pretrain_{model}")
     world = open_dataset("synthetic", size=plan.size, **WORLD)
     labels, people = relabel(world.train.pids)
-    net = build_model(plan.model, len(people), plan.weights)
+    net = plan.network({"classes": len(people)})
     checkpoint = cache_root() / "runs" / f"{plan.name}-{world.fingerprint[:12]}.checkpoint"
     history = train(net, world.train.images, labels, plan, checkpoint=checkpoint)
     features = [embed(net, split.images) for split in (world.query, world.gallery)]
-    scores = evaluate_features(
-        *features, world.query.pids, world.gallery.pids, world.query.camids, world.gallery.camids
-    )
-    write_aside(path, lambda file: save_backbone(net, file))
+    scores = evaluate_features(*features, *world.ids)
+    atomic_write(path, lambda file: save_backbone(net.backbone, file))
     note = {
         "world": WORLD,
         "images": len(labels),
@@ -58,7 +56,7 @@ def pretrain(model="small", path=None, epochs=None):
         "seconds": round(sum(line["seconds"] for line in history)),
         "mAP on its own test identities": round(scores.mAP, 4),
     }
-    write_aside(path.with_suffix(".json"), lambda file: file.write_text(json.dumps(note, indent=1) + "\n"))
+    atomic_write(path.with_suffix(".json"), lambda file: file.write_text(json.dumps(note, indent=1) + "\n"))
     checkpoint.unlink(missing_ok=True)
     log.info("pretrained on %d drawn images of %d people: %s\nwritten: %s", len(labels), len(people), scores, path)
     return scores

@@ -1,170 +1,181 @@
 """Recipes: one named value for each row of a table, and what each profile changes in them.
 
 >>> print(recipe("baseline", "quick"))
+>>> recipe("hplf", parts=4, mining="each")  # single fields by their flat names, wherever they sit
+
+A recipe is made of values: heads on the network, terms of the loss, pictures that join a batch. What such a part may
+have is said in `reidnb.methods`; one of your own, from a notebook's cell, goes where ours go.
 """
 
-import difflib
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Literal
 
 from reidnb.batches import Augmentation
 from reidnb.descriptors import DESCRIPTORS
-from reidnb.models import BRANCHES, MODELS
+from reidnb.methods import (
+    MSML,
+    AdaptedTriHard,
+    Attributes,
+    Branches,
+    Contrastive,
+    CopiesIdentity,
+    Identity,
+    ImprovedTriplet,
+    LocalTriHard,
+    Mutual,
+    PartIdentity,
+    Quadruplet,
+    Stripes,
+    TargetStyles,
+    TrainingCopies,
+    TriHard,
+    Triplet,
+    Verification,
+)
+from reidnb.methods.parts import all_parts
+from reidnb.models import BACKBONES
+from reidnb.network import GIVEN, ReIDModel, build_model
+from reidnb.values import Count, Positive, Share, Weight, change, did_you_mean, flat_names, key_of, places, value
 
-__all__ = ["ACROSS", "DOMAINS", "METRICS", "ON_WINTER", "PROFILES", "RECIPES", "VARIATIONS", "Recipe", "recipe"]
 
-METRICS = ("contrastive", "triplet", "improved_triplet", "quadruplet", "trihard", "msml")
-
-
-@dataclass(frozen=True)
+@value
 class Recipe:
     """Everything that decides what a model becomes, apart from the data and the seed."""
 
     name: str
-    title: str
-    # the model
-    model: str = "small"  # one of reidnb.models.MODELS, or of reidnb.descriptors.DESCRIPTORS, which learn nothing
+    title: str = ""
+    # the network
+    model: str = "small"  # one of reidnb.models.BACKBONES, or of reidnb.descriptors.DESCRIPTORS, which learn nothing
     weights: str | None = "drawn"  # where the backbone starts: "drawn", "imagenet", None (random) or a file
-    last_stride: int = 1  # of a ResNet
-    pooling: str = "avg"  # of the map: "avg", "max", or "both", their sum
-    width: int | None = None  # values of a feature, by a linear layer behind the pooling; None: those of the map
-    branches: str | None = None  # one of reidnb.models.BRANCHES: the LSTM paper's, in place of neck and classifier
-    dropout: float = 0.5  # in them
-    size: tuple[int, int] = (64, 32)  # height and width of the pictures
+    last_stride: Literal[1, 2] = 1  # of a ResNet
+    pooling: Literal["avg", "max", "both"] = "avg"  # of the map; "both": their sum
+    width: Count | None = None  # values of a feature, by a linear layer behind the pooling; None: those of the map
+    heads: tuple = ()
+    size: tuple[Count, Count] = (64, 32)  # height and width of the pictures
     # the batches
-    p: int = 16  # identities in a batch
-    k: int = 4  # images of each
-    augmentation: Augmentation = field(default_factory=lambda: Augmentation(colour=0.1))
-    # the losses
-    identity_weight: float = 1.0  # of the cross-entropy over training identities
-    label_smoothing: float = 0.1
-    metric: str | None = None  # one of METRICS
-    metric_weight: float = 1.0
-    margin: float | None = 0.3  # None: soft margin, of TriHard only
-    margin2: float = 0.15  # of the quadruplet loss's second hinge
-    pull: float = 1.0  # weight of d(a, p) in the improved triplet loss
-    verification_weight: float = 0.0  # of the siamese question: one person or two?
-    label_noise: float = 0.0  # share of the training images that carry another person's label
-    # the local branch
-    parts: int = 0  # horizontal stripes of a picture; 0: no local branch
-    local_width: int | None = 128  # values of a stripe, after a 1x1 convolution; None: those of the map, without one
-    local: str | None = None  # distance between two pictures' stripes: "rigid" or "aligned"; TriHard acts on it
-    local_weight: float = 0.3
-    local_margin: float = 0.3
-    mining: str = "global"  # what chooses the triplets: "global", "local", "both" (their sum); "each" for itself
-    part_weight: float = 0.0  # of the cross-entropy of a classifier for each stripe (PCB)
-    # attributes
-    attribute_weight: float = 0.0  # of the loss over a dataset's questions; identity_weight is the papers' lambda
-    attribute_loss: str = "softmax"  # or "focal", "weighted" (DeepMAR): see losses.attribute_costs
-    focal_gamma: float = 2.0
-    focal_alpha: float | None = 0.25  # None: no balance
-    blind_start: bool = True  # classifiers begin at the best answer without looking; False: at a half
-    attribute_parts: int = 1  # overlapping stripes that answer; 1: the whole body
-    attribute_overlap: float = 0.5  # what a stripe shares with the next, as a share of its height
-    vote: str = "stripe"  # whose answer counts, see losses.voted_loss: "stripe", "image" or, all alike, "mean"
-    question: str | None = None  # the only one asked; None: all that the dataset answers
-    # another domain, known by its pictures and cameras alone
-    adapt: str | None = None  # what the metric loss does with them: "style", for themselves; "domain", beside ours
-    target_p: int = 16  # of its pictures in a batch
-    copies: int = 3  # of each beside it, in the styles of other cameras drawn by lot (the paper paints all of them)
-    styles: str = "stargan"  # who paints the copies; "truth": the built-in world draws them anew, for other cameras
-    fresh_norm: bool = False  # batch norm's statistics are taken from the target at the end (AdaBN)
-    # generated pictures of the training people
-    fakes: float = 0.0  # in a batch, as a share of the real ones: copies in the styles of other cameras (CamStyle)
-    fake_labels: str = "smooth"  # "own": they are who they were; "smooth": by 0.9 (LSR); "uniform": nobody (LSRO)
-    # mutual learning
-    peer: str | None = None  # the other student: one of reidnb.models.MODELS
-    class_mutual: float = 0.0  # weight of the KL divergence between the students' classifications
-    metric_mutual: float = 0.0  # weight of the squared difference of their distances
-    zero_gradient: bool = True  # of the latter: each student takes the other's distances as given
-    # the schedule
-    epochs: int = 8
-    optimizer: str = "adamw"
-    lr: float = 1e-3
-    weight_decay: float = 0.4
-    warmup: float = 1.0  # epochs
-    schedule: str = "cosine"  # or "step": a factor 0.1 at each of `steps`
-    steps: tuple[int, ...] = ()
+    p: Count = 16  # identities in a batch
+    k: Count = 4  # images of each
+    augmentation: Augmentation | None = Augmentation(colour=0.1)
+    label_noise: Share = 0.0  # share of the training images that carry another person's label
+    extra: Any = None  # pictures that join each batch: TargetStyles, TrainingCopies
+    # the loss, and how it is brought down
+    losses: tuple = ()
+    epochs: Count = 8
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: Positive = 1e-3
+    weight_decay: Weight = 0.4
+    warmup: Weight = 1.0  # epochs
+    schedule: Literal["cosine", "step"] = "cosine"  # or "step": a factor 0.1 at each of `steps`
+    steps: tuple[Count, ...] = ()
     # the test
-    compare: str = "embedding"  # or "features": after the BNNeck or before it; "local", "branch_features": in a row
+    compare: str = "embedding"  # what the network says of a picture, and its distance is Euclidean; stripes in a row
     flip_test: bool = True  # average a picture's embedding with its mirror image's
+    fresh_norm: bool = False  # batch norm's statistics are taken from the target at the end (AdaBN)
 
     def __post_init__(self):
-        allowed = {
-            "model": (*MODELS, *DESCRIPTORS),
-            "optimizer": ("adamw", "adam", "sgd"),
-            "schedule": ("cosine", "step"),
-            "metric": (None, *METRICS),
-            "compare": ("embedding", "features", "local", "branch_features"),
-            "pooling": ("avg", "max", "both"),
-            "branches": (None, *BRANCHES),
-            "adapt": (None, "style", "domain"),
-            "styles": ("stargan", "truth"),
-            "fake_labels": ("own", "smooth", "uniform"),
-            "local": (None, "rigid", "aligned"),
-            "mining": ("global", "local", "both", "each"),
-            "peer": (None, *MODELS),
-            "attribute_loss": ("softmax", "focal", "weighted"),
-            "vote": ("stripe", "image", "mean"),
-        }
-        for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                raise ValueError(f"recipe {self.name}: {name} must be one of {values}, got {getattr(self, name)!r}")
-        if self.margin is None and self.metric not in (None, "trihard"):
-            raise ValueError(f"recipe {self.name}: only TriHard has a soft margin; {self.metric} needs a number")
-        if self.local and (self.metric != "trihard" or self.margin is None):
-            given = f"{self.metric!r} with margin {self.margin}"
-            raise ValueError(f"recipe {self.name}: local distances go with TriHard and a margin, got {given}")
-        if self.parts < 0 or self.parts < 1 and (self.local or self.part_weight or self.compare == "local"):
-            raise ValueError(f"recipe {self.name}: local features need stripes; parts is {self.parts!r}, 8 is usual")
-        others = self.local or self.peer or self.verification_weight
-        if self.adapt and (not self.metric or self.fakes or others):
-            given = "stripes, verification, peer or fakes"
-            raise ValueError(f"recipe {self.name}: adapting needs a metric loss, without {given}")
-        if self.fakes and (self.branches or self.metric or others or not 0 < self.fakes <= 1):
-            given = f"{self.fakes!r} with metric {self.metric!r} and branches {self.branches!r}"
-            raise ValueError(f"recipe {self.name}: fakes, a share up to 1, go with plain identification; got {given}")
-        if self.compare == ("local" if self.branches else "branch_features"):
-            given = f"{self.compare!r} to compare with branches={self.branches!r}"
-            raise ValueError(f"recipe {self.name}: there is no {given}")
-        if self.width is not None and (self.width < 1 or self.branches):
-            given = f"{self.width!r} with branches={self.branches!r}"
-            raise ValueError(f"recipe {self.name}: width is a number of values and goes without branches, got {given}")
-        if self.branches and (self.local or self.part_weight or self.verification_weight or self.peer):
-            raise ValueError(f"recipe {self.name}: branches go without stripes, verification and peer")
-        if self.peer is None and (self.class_mutual or self.metric_mutual):
-            raise ValueError(f"recipe {self.name}: mutual learning needs a second student; peer is None")
-        if self.attribute_parts < 1 or not 0 <= self.attribute_overlap < 1:
-            given = f"{self.attribute_parts!r} and {self.attribute_overlap!r}"
-            raise ValueError(f"recipe {self.name}: attributes need a stripe and an overlap from 0 to 1, got {given}")
-        if not self.focal_gamma >= 0 or self.focal_alpha is not None and not 0 <= self.focal_alpha <= 1:
-            given = f"{self.focal_gamma!r} and {self.focal_alpha!r}"
-            raise ValueError(f"recipe {self.name}: focal loss needs a gamma from 0 on, an alpha in 0..1; got {given}")
-        if not 0 <= self.label_noise < 1:
-            raise ValueError(f"recipe {self.name}: label_noise must be a share from 0 to 1, got {self.label_noise!r}")
-        for name in ("epochs", "p", "k", "lr", "target_p", "copies"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"recipe {self.name}: {name} must be positive, got {getattr(self, name)!r}")
+        if self.model not in (*BACKBONES, *DESCRIPTORS):
+            known = (*BACKBONES, *DESCRIPTORS)
+            self._refuse(f"unknown model {self.model!r}{did_you_mean(self.model, known)}: one of {', '.join(known)}")
+        if self.learns:
+            self._check_terms()
+
+    def _check_terms(self):
+        terms, gives = self.terms, {*GIVEN, *(name for part in self.parts for name in getattr(part, "gives", ()))}
+        if not terms:
+            self._refuse("nothing is learned: it has no loss term with a weight above 0, such as Identity()")
+        if uncalled := [term for term in terms if not callable(term)]:
+            self._refuse(f"{uncalled[0]!r} is no loss term: it cannot be called with (output, batch)")
+        if unbuilt := [head for head in self.heads if not hasattr(head, "build")]:
+            self._refuse(f"{unbuilt[0]!r} is no head: it has no build(channels, facts)")
+        if twice := {key_of(term) for term in terms if sum(key_of(other) == key_of(term) for other in terms) > 1}:
+            self._refuse(f"two loss terms are called {', '.join(twice)}: join them, or give one of them another `key`")
+        for what, wanted in [
+            ("compare", self.compare),
+            *((key_of(t), n) for t in terms for n in getattr(t, "needs", ())),
+        ]:
+            if wanted not in gives:
+                self._refuse(f"{what} needs {wanted!r}, which no head gives; there is {', '.join(sorted(gives))}")
+        if joined := [key_of(term) for term in terms if getattr(term, "sees_joined", False)]:
+            if self.extra is None:
+                self._refuse(f"{joined[0]} needs pictures that join the batch (extra), and there are none")
+        elif self.extra is not None:
+            self._refuse(f"{key_of(self.extra)} join the batch, and no loss term looks at them")
+        if self.needs_pairs and (self.p < 2 or self.k < 2):
+            self._refuse(f"batches of {self.p} x {self.k} hold no pairs to compare: p and k must be at least 2")
+        if self.label_noise >= 1:
+            self._refuse("label_noise must be below 1: some labels must be right")
         if self.schedule == "cosine" and self.warmup >= self.epochs:
-            raise ValueError(f"recipe {self.name}: a warm-up of {self.warmup} epochs leaves nothing of {self.epochs}")
+            self._refuse(f"a warm-up of {self.warmup:g} epochs leaves nothing of {self.epochs}")
+
+    def _refuse(self, why):
+        raise ValueError(f"recipe {self.name}: {why}")
 
     @property
-    def needs_pairs(self):
-        """Whether a loss compares images of one person, which only P x K batches are sure to hold."""
-        return bool(self.metric or self.verification_weight)
+    def learns(self) -> bool:
+        return self.model not in DESCRIPTORS
+
+    @property
+    def terms(self) -> tuple:
+        """The loss terms that weigh something."""
+        return tuple(loss for loss in self.losses if getattr(loss, "weight", 1.0) != 0)
+
+    @property
+    def parts(self) -> tuple:
+        """Heads and loss terms, those inside others too."""
+        return tuple(all_parts((*self.heads, *self.terms)))
+
+    @property
+    def built(self) -> tuple:
+        """The parts that have a head."""
+        return tuple(part for part in self.parts if hasattr(part, "build"))
+
+    @property
+    def classifies(self) -> bool:
+        """Whether a term looks at the classifier's logits."""
+        return any("logits" in getattr(part, "needs", ()) for part in self.parts)
+
+    @property
+    def needs_pairs(self) -> bool:
+        """Whether a term compares images of one person, which only P x K batches are sure to hold."""
+        return any(getattr(term, "pairs", False) for term in self.terms)
+
+    @property
+    def needs_target(self) -> bool:
+        """Whether it learns from another domain's pictures, source->target."""
+        return self.fresh_norm or getattr(self.extra, "needs_target", False)
+
+    @property
+    def needs_cameras(self) -> bool:
+        """Whether it learns from copies of pictures in the styles of other cameras."""
+        return self.extra is not None
+
+    @property
+    def needs_attributes(self) -> bool:
+        """Whether it learns what a dataset knows of people's looks."""
+        return any(getattr(part, "needs_attributes", False) for part in self.parts)
+
+    def network(self, facts: dict, weights: str | None = None) -> ReIDModel:
+        """Its network, for a dataset of which `facts` are known: how many "classes", and what its heads asked for."""
+        classes, parts = facts["classes"] * self.classifies, self.built
+        shape = self.pooling, self.width, self.last_stride
+        return build_model(self.model, classes, weights, parts, *shape, facts=facts)
 
 
 # A metric loss alone trains the features before the neck. Rates, batches, margins and weights were chosen on
 # synthetic_validation with one seed; quadruplet takes triplet's, and what is joined with identification takes its rate.
-ALONE = {"identity_weight": 0.0, "compare": "features", "lr": 3e-4}
-STRIPES, ALIGNED = {"parts": 8, "local": "rigid"}, {"parts": 8, "local": "aligned"}
-APR = {"attribute_weight": 1.0}
-FOCAL = {"attribute_loss": "focal"}
+ALONE = {"compare": "features", "lr": 3e-4}
+IDE, BASELINE = (Identity(),), (Identity(), TriHard())
+HPLF, ALIGNED = (Identity(), LocalTriHard("rigid")), (Identity(), LocalTriHard("aligned"))
+STRIPES = {"heads": (Stripes(8, width=128),)}
 BCE = {"focal_gamma": 0.0, "focal_alpha": None}
-ALFO = APR | FOCAL | {"attribute_parts": 6}
 # The LSTM paper's: theta 0.3, margin 0.5, a branch in place of the neck, POOL-5 compared.
-UDA = {"metric": "trihard", "metric_weight": 0.3, "margin": 0.5, "branches": "global", "compare": "features"}
-UDA |= {"lr": 3e-4, "epochs": 4}
-DOMAIN = UDA | {"adapt": "domain"}
+UDA = {"heads": (Branches("global"),), "compare": "features", "lr": 3e-4, "epochs": 4}
+BRANCH_IDE = Identity(on="branch_logits")
+DIRECT = (BRANCH_IDE, TriHard(margin=0.5, weight=0.3, on="branch_features"))
+STYLE, DOMAIN = (BRANCH_IDE, AdaptedTriHard("style")), (BRANCH_IDE, AdaptedTriHard("domain"))
+LSTM = UDA | {"heads": (Branches("lstm"),), "losses": DOMAIN, "extra": TargetStyles()}
+X = {"model": "small_xception"}
 MC = {"peer": "small_xception", "class_mutual": 1.0}  # classification mutual loss
 MM = MC | {"metric_mutual": 0.1}  # and metric mutual loss
 
@@ -172,123 +183,68 @@ RECIPES = {
     r.name: r
     for r in (
         Recipe("colour_histogram", "Colour histogram, nothing learned", model="colour_histogram", weights=None),
-        Recipe("ide", "Identification (IDE)"),
-        Recipe("ide_scratch", "Identification (IDE) from scratch", weights=None),
-        Recipe("baseline", "Identification + TriHard: our baseline", metric="trihard"),
-        Recipe("baseline_scratch", "Our baseline from scratch", metric="trihard", weights=None),
+        Recipe("ide", "Identification (IDE)", losses=IDE),
+        Recipe("ide_scratch", "Identification (IDE) from scratch", losses=IDE, weights=None),
+        Recipe("baseline", "Identification + TriHard: our baseline", losses=BASELINE),
+        Recipe("baseline_scratch", "Our baseline from scratch", losses=BASELINE, weights=None),
         # notebook 01
-        Recipe("verification", "Verification", identity_weight=0.0, verification_weight=1.0, lr=3e-4),
-        Recipe("ide_verification", "Identification + verification", verification_weight=0.2),
-        Recipe("contrastive", "Contrastive", metric="contrastive", margin=2.0, **ALONE),
-        Recipe("triplet", "Triplet", metric="triplet", **ALONE),
-        Recipe("improved_triplet", "Improved triplet", metric="improved_triplet", pull=0.002, **ALONE),
-        Recipe("quadruplet", "Quadruplet", metric="quadruplet", **ALONE),
-        Recipe("trihard", "TriHard", metric="trihard", **ALONE),
-        Recipe("msml", "MSML", metric="msml", p=4, **ALONE | {"lr": 1e-4}),
-        Recipe("ide_contrastive", "Identification + contrastive", metric="contrastive", margin=1.0),
-        Recipe("ide_triplet", "Identification + triplet", metric="triplet"),
-        Recipe("ide_improved_triplet", "Identification + improved triplet", metric="improved_triplet", pull=0.002),
-        Recipe("ide_quadruplet", "Identification + quadruplet", metric="quadruplet"),
-        Recipe("ide_msml", "Identification + MSML", metric="msml", p=4, lr=3e-4),
+        Recipe("verification", "Verification", losses=(Verification(),), lr=3e-4),
+        Recipe("ide_verification", "Identification + verification", losses=(Identity(), Verification(weight=0.2))),
+        Recipe("contrastive", "Contrastive", losses=(Contrastive(margin=2.0),), **ALONE),
+        Recipe("triplet", "Triplet", losses=(Triplet(),), **ALONE),
+        Recipe("improved_triplet", "Improved triplet", losses=(ImprovedTriplet(pull=0.002),), **ALONE),
+        Recipe("quadruplet", "Quadruplet", losses=(Quadruplet(),), **ALONE),
+        Recipe("trihard", "TriHard", losses=(TriHard(),), **ALONE),
+        Recipe("msml", "MSML", losses=(MSML(),), p=4, **ALONE | {"lr": 1e-4}),
+        Recipe("ide_contrastive", "Identification + contrastive", losses=(Identity(), Contrastive())),
+        Recipe("ide_triplet", "Identification + triplet", losses=(Identity(), Triplet())),
+        Recipe(
+            "ide_improved_triplet",
+            "Identification + improved triplet",
+            losses=(Identity(), ImprovedTriplet(pull=0.002)),
+        ),
+        Recipe("ide_quadruplet", "Identification + quadruplet", losses=(Identity(), Quadruplet())),
+        Recipe("ide_msml", "Identification + MSML", losses=(Identity(), MSML()), p=4, lr=3e-4),
         # notebook 03
-        Recipe("hplf", "HPLF: the baseline + rigid stripes", metric="trihard", **STRIPES),
-        Recipe("pcb", "PCB: a classifier a stripe", identity_weight=0.0, part_weight=1.0, parts=8, compare="local"),
+        Recipe("hplf", "HPLF: the baseline + rigid stripes", losses=HPLF, **STRIPES),
+        Recipe(
+            "pcb",
+            "PCB: a classifier a stripe",
+            heads=(Stripes(8, width=128, classifiers=True),),
+            losses=(PartIdentity(),),
+            compare="local",
+        ),
         # notebook 04
-        Recipe("apr", "APR: identification + attributes", **APR),
-        Recipe("apr_focal", "APR with focal loss", **APR | FOCAL),
-        Recipe("alfo", "ALFO: six overlapping stripes vote", **ALFO),
-        Recipe("alfo_no_focal", "ALFO without focal loss", **ALFO | BCE),
-        Recipe("alfo_local", "ALFO's stripes alone, no identities", **ALFO | {"identity_weight": 0.0}),
-        Recipe(
-            "deepmar",
-            "DeepMAR: attributes alone, all at once",
-            **APR | {"identity_weight": 0.0, "attribute_loss": "weighted"},
-        ),
-        Recipe(
-            "deepsar",
-            "DeepSAR: one attribute alone (gender)",
-            **APR | {"identity_weight": 0.0, "question": "gender"},
-        ),
+        Recipe("apr", "APR: identification + attributes", losses=(Identity(), Attributes())),
+        Recipe("apr_focal", "APR with focal loss", losses=(Identity(), Attributes("focal"))),
+        Recipe("alfo", "ALFO: six overlapping stripes vote", losses=(Identity(), Attributes("focal", parts=6))),
+        Recipe("alfo_no_focal", "ALFO without focal loss", losses=(Identity(), Attributes("focal", parts=6, **BCE))),
+        Recipe("alfo_local", "ALFO's stripes alone, no identities", losses=(Attributes("focal", parts=6),)),
+        Recipe("deepmar", "DeepMAR: attributes alone, all at once", losses=(Attributes("weighted"),)),
+        Recipe("deepsar", "DeepSAR: one attribute alone (gender)", losses=(Attributes(question="gender"),)),
         # notebook 05
         Recipe("lomo", "LOMO, a small form: nothing learned", model="lomo", weights=None),
-        Recipe("direct", "Direct transfer: the source alone", **UDA),
-        Recipe("camera_style", "+ camera style", **UDA | {"adapt": "style"}),
-        Recipe("domain", "+ domain loss", **DOMAIN),
-        Recipe("domain_lstm", "+ LSTM branch", **DOMAIN | {"branches": "lstm"}),
+        Recipe("direct", "Direct transfer: the source alone", losses=DIRECT, **UDA),
+        Recipe("camera_style", "+ camera style", losses=STYLE, extra=TargetStyles(), **UDA),
+        Recipe("domain", "+ domain loss", losses=DOMAIN, extra=TargetStyles(), **UDA),
+        Recipe("domain_lstm", "+ LSTM branch", **LSTM),
+        Recipe("lstm_uda", "The whole: + max pooling", pooling="both", **LSTM),
         Recipe(
-            "lstm_uda",
-            "The whole: + max pooling",
-            **DOMAIN | {"branches": "lstm", "pooling": "both"},
+            "camstyle",
+            "CamStyle: identification + copies, smoothed",
+            losses=(Identity(), CopiesIdentity()),
+            extra=TrainingCopies(fakes=1 / 3),
         ),
-        Recipe("camstyle", "CamStyle: identification + copies, smoothed", fakes=1 / 3),
         # notebook 06
-        Recipe("aligned", "AlignedReID: the baseline + aligned stripes", metric="trihard", **ALIGNED),
-        Recipe("baseline_x", "The baseline in its Xception form", metric="trihard", model="small_xception"),
-        Recipe("aligned_x", "AlignedReID in its Xception form", metric="trihard", model="small_xception", **ALIGNED),
-        Recipe("baseline_mc", "The baseline + MC", metric="trihard", **MC),
-        Recipe("baseline_mm", "The baseline + MC + MM", metric="trihard", **MM),
-        Recipe("aligned_mc", "AlignedReID + MC", metric="trihard", **ALIGNED | MC),
-        Recipe("aligned_mm", "AlignedReID + MC + MM", metric="trihard", **ALIGNED | MM),
+        Recipe("aligned", "AlignedReID: the baseline + aligned stripes", losses=ALIGNED, **STRIPES),
+        Recipe("baseline_x", "The baseline in its Xception form", losses=BASELINE, **X),
+        Recipe("aligned_x", "AlignedReID in its Xception form", losses=ALIGNED, **X | STRIPES),
+        Recipe("baseline_mc", "The baseline + MC", losses=(Mutual(BASELINE, **MC),)),
+        Recipe("baseline_mm", "The baseline + MC + MM", losses=(Mutual(BASELINE, **MM),)),
+        Recipe("aligned_mc", "AlignedReID + MC", losses=(Mutual(ALIGNED, **MC),), **STRIPES),
+        Recipe("aligned_mm", "AlignedReID + MC + MM", losses=(Mutual(ALIGNED, **MM),), **STRIPES),
     )
 }
-
-# Runs beside the recipes: one thing changed at a time, for the curves of the notebooks and for claims.
-VARIATIONS = (
-    # notebook 01: one rate for all, three times identification's best; what MSML needs; how the improved triplet pulls
-    *(("msml", changes) for changes in ({"p": 16, "lr": 1e-3}, {"p": 16}, {"lr": 3e-4})),
-    *((name, {"lr": 3e-3}) for name in ("ide", "baseline")),
-    *(("improved_triplet", {"pull": pull}) for pull in (0.1, 1.0)),
-    # notebook 02: wrong labels, P x K, margins
-    *((name, {"label_noise": noise}) for name in ("triplet", "trihard", "msml", "ide") for noise in (0.1, 0.2)),
-    *(("trihard", shape) for shape in ({"p": 4}, {"p": 8}, {"p": 32}, {"p": 32, "k": 2}, {"p": 8, "k": 8})),
-    *(("trihard", {"margin": margin}) for margin in (0.1, 1.0, None)),
-    ("trihard", {"epochs": 32, "lr": 1e-3}),
-    # notebook 03: HPLF's own mining, how many stripes
-    ("hplf", {"mining": "each"}),
-    *((name, {"parts": parts}) for name in ("hplf", "pcb") for parts in (2, 4)),
-    # notebooks 03 and 06: the dial
-    *((name, {"misalignment": dial}) for name in ("baseline", "hplf", "aligned") for dial in (0.0, 2.0)),
-    # notebook 04: whose vote counts, stripes and their overlap; alpha; DeepSAR's other networks
-    *(("alfo", {"vote": vote}) for vote in ("image", "mean")),
-    *(("alfo", {"attribute_parts": parts}) for parts in (2, 4, 8)),
-    *(("alfo", {"attribute_overlap": overlap}) for overlap in (0.0, 0.25, 0.75)),
-    ("alfo", {"blind_start": False}),
-    ("alfo_no_focal", {"attribute_weight": 0.1}),
-    *(("apr_focal", changes) for changes in (BCE, {"focal_alpha": 0.75})),
-    *(("deepsar", {"question": name}) for name in ("hat", "backpack", "upcolour")),
-    # the dial; a random start; four times as many people in as many steps
-    ("apr", {"weights": None}),
-    *(("apr_focal", {"attribute_imbalance": dial, **loss}) for dial in (0.0, 2.0) for loss in ({}, BCE)),
-    ("alfo", {"vote": "mean", "attribute_imbalance": 0.0}),
-    *((name, {"train_identities": 480, "epochs": 2}) for name in ("ide", "apr", "deepmar")),
-    # notebook 05: the dial
-    *(("baseline", {"camera_bias": dial}) for dial in (0.0, 2.0)),
-    # notebook 06: mining, zero gradient
-    *(("aligned", {"mining": distance}) for distance in ("local", "both")),
-    ("aligned_mm", {"zero_gradient": False}),
-    # notebook 07: fewer values, by a trained layer
-    *(("baseline", {"width": width}) for width in (128, 32, 8)),
-)
-
-# Supervised runs on winter, notebook 05: copies, and what they are told to be.
-ON_WINTER = (
-    ("ide", {}),
-    ("camstyle", {}),
-    *(("camstyle", {"fake_labels": labels}) for labels in ("own", "uniform")),
-    ("camstyle", {"styles": "truth"}),
-)
-
-# Runs across domains, notebook 05: each on both DOMAINS, or from the built-in world to a real dataset. "direct" is also
-# run within each target, to see how far it falls. True copies exist in the built-in world alone.
-DOMAINS = ("synthetic_summer->synthetic_winter", "synthetic_winter->synthetic_summer")
-LADDER = ("camera_style", "domain", "domain_lstm", "lstm_uda")
-TRUTH = {"styles": "truth"}
-ACROSS = (
-    *((name, {}) for name in ("colour_histogram", "lomo", "direct", *LADDER)),
-    *((name, TRUTH) for name in LADDER),
-    *(("lstm_uda", TRUTH | changes) for changes in ({"branches": "parts"}, {"pooling": "max"})),
-    ("direct", {"fresh_norm": True}),
-)
 
 # What a profile changes in every recipe; SCRATCH adds to it where the start is random.
 PROFILES = {
@@ -315,55 +271,52 @@ SCRATCH = {
     "laptop": {"lr": 3e-3},
     "paper": {"weights": None, "epochs": 300, "schedule": "cosine"},
 }
-
-
+DESCRIBED = {"paper": {"size": (128, 64)}}  # what is computed, not learned, changes under a profile
 # The LSTM paper's own settings, section 3.2, under "paper"; it does not say how its rate falls.
 LSTM_PAPER = {
     "epochs": 30,
     "lr": 3e-4,
     "warmup": 0.0,
     "steps": (20,),
-    "label_smoothing": 0.0,
+    "smoothing": 0.0,
     "augmentation": Augmentation(pad=0.0, erase=0.0, crop=0.64),
     "flip_test": False,
 }
+OWN = {"paper": dict.fromkeys(("direct", "camera_style", "domain", "domain_lstm", "lstm_uda"), LSTM_PAPER)}
 
 
-def recipe(name, profile="quick", **changes):
-    """The recipe called `name` (or a Recipe) under a profile, with single fields changed -> Recipe.
+def recipe(name: str | Recipe, profile: str = "quick", **changes: Any) -> Recipe:
+    """The recipe called `name` (or a Recipe) under a profile, with single fields changed by their flat names.
 
-    Raises ValueError for an unknown recipe or profile, TypeError for a field no recipe has.
+    Raises ValueError for an unknown recipe or profile, TypeError for a field that the recipe has not, or has twice.
     """
     if profile not in PROFILES:
-        raise ValueError(f"unknown profile {profile!r}: take one of {', '.join(PROFILES)}")
-    known = {f.name for f in fields(Recipe)}
-    for field_name in changes.keys() - known:
-        raise TypeError(f"a recipe has no {field_name!r}{_near(field_name, known)}; it has {', '.join(sorted(known))}")
+        near = did_you_mean(profile, PROFILES)
+        raise ValueError(f"unknown profile {profile!r}{near}: take one of {', '.join(PROFILES)}")
     if isinstance(name, Recipe):
         base = name
     elif name in RECIPES:
         base = RECIPES[name]
     else:
-        raise ValueError(f"unknown recipe {name!r}{_near(name, RECIPES)}; there are {', '.join(RECIPES)}")
-    if base.model not in DESCRIPTORS:
-        scratch = SCRATCH.get(profile, {}) if changes.get("weights", base.weights) is None else {}
-        changes = {**_under(profile, base), **scratch, **changes}
-    elif profile == "paper":
-        changes = {"size": (128, 64), **changes}
-    return replace(base, **changes)
+        raise ValueError(f"unknown recipe {name!r}{did_you_mean(name, RECIPES)}; there are {', '.join(RECIPES)}")
+    if not base.learns:
+        return change(base, **DESCRIBED.get(profile, {}) | changes)
+    settings = (
+        dict(PROFILES[profile]) | dict(_larger(base, PROFILES[profile])) | OWN.get(profile, {}).get(base.name, {})
+    )
+    if changes.get("weights", base.weights) is None:
+        settings |= SCRATCH.get(profile, {})
+    return change(base, **settings | changes)
 
 
-def _under(profile, base):
-    """What a profile changes in a recipe; its larger model takes the same form, and so does the second student's."""
-    changes = dict(PROFILES[profile])
-    if "model" in changes:
-        forms = {role: getattr(base, role) for role in ("model", "peer") if getattr(base, role)}
-        changes |= {role: changes["model"] + name.removeprefix("small") for role, name in forms.items()}
-    if profile == "paper" and base.branches:
-        changes |= LSTM_PAPER
-    return changes
+def _larger(base: Recipe, settings: dict) -> Iterator[tuple[str, str]]:
+    """A profile's larger backbone wherever the recipe has a small one, in the same form."""
+    ways = {way: flat for flat, way in flat_names(base).items()}
+    for place in places(base) if "model" in settings else ():
+        if isinstance(place.held, str) and place.held in BACKBONES and place.held.startswith("small"):
+            yield ways[place.way], settings["model"] + place.held.removeprefix("small")
 
 
-def _near(name, known):
-    near = difflib.get_close_matches(str(name), known, 1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+def titled(base: Recipe, name: str, title: str = "", **changes: Any) -> Recipe:
+    """A recipe of another name, made from one with some fields changed."""
+    return replace(change(base, **changes), name=name, title=title)

@@ -1,8 +1,11 @@
 """torchvision's ResNets as ReID uses them, and the Xception form of ResNet-50 from AlignedReID."""
 
+from collections.abc import Mapping
+
+import torch
 from torch import nn
 
-__all__ = ["ResNet", "xception_form"]
+LAYERS = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")  # torchvision's names
 
 
 class ResNet(nn.Module):
@@ -12,7 +15,7 @@ class ResNet(nn.Module):
     / 32, W / 32).
     """
 
-    def __init__(self, name, last_stride=1):
+    def __init__(self, name: str, last_stride: int = 1):
         super().__init__()
         if name not in ("resnet18", "resnet50") or last_stride not in (1, 2):
             raise ValueError(
@@ -22,25 +25,24 @@ class ResNet(nn.Module):
 
         net = getattr(torchvision.models, name)(weights=None)
         self.channels = net.fc.in_features
-        self.stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
-        self.stages = nn.Sequential(net.layer1, net.layer2, net.layer3, net.layer4)
+        for layer in LAYERS:
+            self.add_module(layer, getattr(net, layer))
         if last_stride == 1:
             first = net.layer4[0]
             (first.conv2 if name == "resnet50" else first.conv1).stride = (1, 1)
             first.downsample[0].stride = (1, 1)
 
-    def forward(self, images):
-        return self.stages(self.stem(images))
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        for layer in self.children():
+            images = layer(images)
+        return images
 
-    def load_torchvision(self, state):
-        """Take a torchvision state dict: the same layers under other names, its classifier left out."""
-        stem = {"conv1": "stem.0", "bn1": "stem.1", **{f"layer{i + 1}": f"stages.{i}" for i in range(4)}}
-        self.load_state_dict(
-            {stem[k.split(".")[0]] + k[k.index(".") :]: v for k, v in state.items() if not k.startswith("fc.")}
-        )
+    def load_torchvision(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take a torchvision state dict, its classifier left out."""
+        self.load_state_dict({name: values for name, values in state.items() if not name.startswith("fc.")})
 
 
-def xception_form(module):
+def xception_form(module: nn.Module) -> nn.Module:
     """ResNet50-Xception (AlignedReID, section 4.1): each 3x3 convolution becomes a channel-wise 3x3 and a 1x1. In
     place."""
     for name, child in module.named_children():

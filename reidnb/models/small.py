@@ -3,8 +3,6 @@
 import torch
 from torch import nn
 
-__all__ = ["Small"]
-
 
 class Small(nn.Module):
     """Images (N, 3, H, W) -> feature map (N, 256, H / 8, W / 8); 0.34 M parameters.

@@ -8,72 +8,37 @@ which camera took it. Nobody has to know who is on the pictures: of an unlabelle
 """
 
 import copy
-import hashlib
-import json
 import logging
 import math
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from reidnb.batches import Styled
-from reidnb.datasets.cache import require_space
-from reidnb.files import cache_root, locked, write_aside
-from reidnb.training import choose_device, keep_checkpoint, load_checkpoint
+from reidnb.runtime import TrainingDiverged, choose_device, keep_checkpoint, load_checkpoint
+from reidnb.values import Count, Positive, Share, Weight, value
 
-__all__ = [
-    "Discriminator",
-    "Generator",
-    "Painter",
-    "StarGAN",
-    "all_styles",
-    "gradient_penalty",
-    "painter_of",
-    "restyle",
-    "shipped_painters",
-    "styles_fingerprint",
-    "train_stargan",
-]
-
-SHIPPED = Path(__file__).with_name("styles")
-PAINTED = (  # what ships: whose cameras, and the weight of the cycle
-    ("synthetic_summer", 20.0),
-    ("synthetic_winter", 1.0),
-    ("synthetic_winter", 20.0),
-    ("synthetic_winter", 40.0),
-)
 log = logging.getLogger("reidnb")
 
 
-@dataclass(frozen=True)
+@value
 class StarGAN:
     """Everything that decides what a generator becomes, apart from the pictures and the seed."""
 
-    width: int = 32  # channels of the generator at half the picture's size; twice as many at a quarter
-    blocks: int = 3  # residual blocks at a quarter
-    critic_width: int = 16  # channels of the discriminator's first layer, doubled at each halving
-    reconstruction: float = 20.0  # weight of the cycle: there and back again gives the picture
-    classification: float = 1.0  # weight of the camera
-    penalty: float = 10.0  # weight of the gradient penalty
-    critic: int = 2  # steps of the discriminator for each of the generator's
-    steps: int = 1600  # of the generator
-    batch: int = 16
-    lr: float = 3e-4  # constant for half of the steps, then down to 0 in a straight line
-    average: float = 0.995  # of the generator's weights over the steps, which is what paints in the end
-
-    def __post_init__(self):
-        for name in ("width", "blocks", "critic_width", "critic", "steps", "batch", "lr"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"StarGAN: {name} must be positive, got {getattr(self, name)!r}")
-        for name in ("reconstruction", "classification", "penalty"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"StarGAN: {name} is a weight from 0 on, got {getattr(self, name)!r}")
+    width: Count = 32  # channels of the generator at half the picture's size; twice as many at a quarter
+    blocks: Count = 3  # residual blocks at a quarter
+    critic_width: Count = 16  # channels of the discriminator's first layer, doubled at each halving
+    reconstruction: Weight = 20.0  # of the cycle: there and back again gives the picture
+    classification: Weight = 1.0  # of the camera
+    penalty: Weight = 10.0  # of the gradient penalty
+    critic: Count = 2  # steps of the discriminator for each of the generator's
+    steps: Count = 1600  # of the generator
+    batch: Count = 16
+    lr: Positive = 3e-4  # constant for half of the steps, then down to 0 in a straight line
+    average: Share = 0.995  # of the generator's weights over the steps, which is what paints in the end
 
 
 # ------------------------------------------------------------------------------------------------------- two networks
@@ -143,7 +108,7 @@ class Discriminator(nn.Module):
         return self.real(cells).mean((1, 2, 3)), self.camera(cells).flatten(1)
 
 
-def gradient_penalty(critic, real, fake, mix):
+def gradient_penalty(critic: nn.Module, real: torch.Tensor, fake: torch.Tensor, mix: torch.Tensor) -> torch.Tensor:
     """WGAN-GP (Gulrajani et al., 2017): mean over pictures of (|gradient of the critic| - 1)^2, taken on the line
     between a real picture and a fake, at `mix` (N, 1, 1, 1) in [0, 1] from the fake."""
     between = (mix * real + (1 - mix) * fake).detach().requires_grad_()
@@ -154,12 +119,20 @@ def gradient_penalty(critic, real, fake, mix):
 # ----------------------------------------------------------------------------------------------------------- training
 
 
-def train_stargan(images, camids, plan=None, seed=0, device=None, checkpoint=None, every=100):
+def train_stargan(
+    images: np.ndarray,
+    camids: np.ndarray,
+    plan: StarGAN | None = None,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    checkpoint: Path | None = None,
+    every: int = 100,
+) -> tuple["Generator", list[dict]]:
     """Train on images (uint8, N x 3 x H x W) and the cameras that took them (N,) -> Generator, history.
 
     `history` has a dict for every `every` steps, with the means of the weighted terms. With `checkpoint`, a path, the
     state is kept there as often, and the same call after a kill goes on from it to the same weights. Raises
-    ValueError where there are fewer than two cameras, FloatingPointError when a term is not finite.
+    ValueError where there are fewer than two cameras, TrainingDiverged when a term is not finite.
     """
     plan, device = plan or StarGAN(), choose_device(device)
     cameras = int(np.max(camids)) + 1 if len(camids) else 0
@@ -191,7 +164,7 @@ def train_stargan(images, camids, plan=None, seed=0, device=None, checkpoint=Non
             optimizer.param_groups[0]["lr"] = plan.lr * min(1.0, 2 - 2 * step / plan.steps)
         for _ in range(plan.critic):
             chosen = rng.integers(0, len(images), plan.batch)
-            real = _pictures(images, chosen, device, flip=rng.random(plan.batch) < 0.5)
+            real = to_pictures(images, chosen, device, flip=rng.random(plan.batch) < 0.5)
             took = torch.as_tensor(np.asarray(camids)[chosen], device=device)
             asked = torch.as_tensor(rng.integers(0, cameras, plan.batch), device=device)
             mix = torch.as_tensor(rng.random((plan.batch, 1, 1, 1)), dtype=torch.float32, device=device)
@@ -200,22 +173,22 @@ def train_stargan(images, camids, plan=None, seed=0, device=None, checkpoint=Non
         painted = generator_terms(nets, real, took, asked, plan)
         _step(optimizers["generator"], painted)
         _follow(nets["average"], nets["generator"], min(plan.average, (step + 1) / (step + 10)))
-        for name, value in {**terms, **painted}.items():
-            sums[name] = sums.get(name, 0.0) + value.detach()
+        for name, cost in {**terms, **painted}.items():
+            sums[name] = sums.get(name, 0.0) + cost.detach()
         if (step + 1) % every == 0 or step + 1 == plan.steps:
             count = (step % every) + 1
-            line = {name: float(value) / count for name, value in sums.items()}
+            line = {name: float(total) / count for name, total in sums.items()}
             if not all(map(math.isfinite, line.values())):
-                raise FloatingPointError(f"StarGAN: a term is not finite by step {step + 1}: {line}; try a lower lr")
+                raise TrainingDiverged("StarGAN", f"step {step + 1}", plan.lr, line)
             history.append({"step": step + 1, **line, "seconds": time.perf_counter() - started})
-            shown = "  ".join(f"{name} {value:.3f}" for name, value in line.items())
+            shown = "  ".join(f"{name} {mean:.3f}" for name, mean in line.items())
             log.info("stargan step %d/%d  %s  %.0f s", step + 1, plan.steps, shown, history[-1]["seconds"])
             keep_checkpoint(checkpoint, parts, history)
             sums = {}
     return nets["average"].eval(), history
 
 
-def critic_terms(nets, real, took, asked, mix, plan):
+def critic_terms(nets: nn.ModuleDict, real, took, asked, mix, plan: StarGAN) -> dict[str, torch.Tensor]:
     """What the discriminator minimises (StarGAN, eq. 1, 2, 5), by name."""
     with torch.no_grad():
         fake = nets["generator"](real, asked)
@@ -229,7 +202,7 @@ def critic_terms(nets, real, took, asked, mix, plan):
     }
 
 
-def generator_terms(nets, real, took, asked, plan):
+def generator_terms(nets: nn.ModuleDict, real, took, asked, plan: StarGAN) -> dict[str, torch.Tensor]:
     """What the generator minimises (StarGAN, eq. 3, 4, 6; L1 distances), by name."""
     nets["critic"].requires_grad_(False)
     fake = nets["generator"](real, asked)
@@ -253,8 +226,8 @@ def _follow(average, generator, share):
         kept.lerp_(new, 1 - share)
 
 
-def _pictures(images, indices, device, flip=None):
-    """uint8 -> float32 in [-1, 1], some of them mirrored."""
+def to_pictures(images, indices, device, flip=None) -> torch.Tensor:
+    """Some of the images uint8 (N, 3, H, W) -> float32 in [-1, 1], those of `flip` mirrored."""
     chosen = np.asarray(images[indices])
     if flip is not None:
         chosen = np.where(flip[:, None, None, None], chosen[..., ::-1], chosen)
@@ -263,7 +236,7 @@ def _pictures(images, indices, device, flip=None):
 
 
 @torch.inference_mode()
-def restyle(generator, images, cameras, batch=256):
+def restyle(generator: Generator, images: np.ndarray, cameras: np.ndarray | int, batch: int = 256) -> np.ndarray:
     """Images uint8 (N, 3, H, W) as `cameras` (N,), or one camera for all, would have taken them -> uint8, as many."""
     cameras = np.broadcast_to(cameras, len(images)).astype(np.int64)
     if len(cameras) and not 0 <= cameras.min() <= cameras.max() < generator.cameras:
@@ -271,103 +244,6 @@ def restyle(generator, images, cameras, batch=256):
     device, out = next(generator.parameters()).device, np.empty(images.shape, np.uint8)
     for start in range(0, len(images), batch):
         here = np.arange(start, min(start + batch, len(images)))
-        painted = generator(_pictures(images, here, device), torch.as_tensor(cameras[here], device=device))
+        painted = generator(to_pictures(images, here, device), torch.as_tensor(cameras[here], device=device))
         out[here] = painted.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
     return out
-
-
-# --------------------------------------------------------------------------------------------------- what is kept of it
-
-
-@dataclass(frozen=True)
-class Painter:
-    """A trained generator, the dataset whose cameras it knows, how it was trained, and the file it lies in."""
-
-    generator: Generator
-    dataset: str
-    plan: StarGAN
-    history: list
-    path: Path
-
-
-def painter_of(split, name, options=None, plan=None, seed=0, device=None):
-    """The generator for the cameras of a training split -> Painter: shipped with the package, kept from an earlier
-    call, or trained now (and kept).
-
-    name, options: of the dataset, as `open_dataset` takes them.
-    """
-    plan = plan or StarGAN()
-    what = {"dataset": name, "options": options or {}, "size": list(split.images.shape[2:]), "seed": seed}
-    what = json.loads(json.dumps(what | {"plan": asdict(plan)}, default=int))
-    for path in sorted(SHIPPED.glob("*.safetensors")):
-        if _about(path)["what"] == what:
-            return _load(path)
-    pictures = [_digest_of_pictures(split), choose_device(device).type]
-    digest = hashlib.sha256(json.dumps([what, pictures], sort_keys=True).encode()).hexdigest()[:12]
-    path = cache_root() / "styles" / f"{name}-{digest}.safetensors"
-    with locked(path):
-        if not path.exists():
-            checkpoint = path.with_suffix(".checkpoint")
-            generator, history = train_stargan(split.images, split.camids, plan, seed, device, checkpoint)
-            about = {"what": json.dumps(what), "history": json.dumps(history), "cameras": str(generator.cameras)}
-            state = {k: v.half().contiguous().cpu() for k, v in generator.state_dict().items()}
-            write_aside(path, lambda file: safetensors.torch.save_file(state, file, about))
-            checkpoint.unlink(missing_ok=True)
-    return _load(path)
-
-
-def shipped_painters():
-    """The generators that ship with the package, by dataset and by how hard they were held to the picture."""
-    found = [_load(path) for path in SHIPPED.glob("*.safetensors")]
-    return sorted(found, key=lambda painter: (painter.dataset, painter.plan.reconstruction))
-
-
-def styles_fingerprint():
-    """What goes into the key of a kept run: the shipped generators' weights."""
-    return hashlib.sha256("".join(map(_weights_digest, sorted(SHIPPED.glob("*.safetensors")))).encode()).hexdigest()
-
-
-def _weights_digest(path):
-    """Of the weights alone: a safetensors file orders what it says of itself as it likes."""
-    state = safetensors.torch.load_file(path)
-    return hashlib.sha256(b"".join(state[name].numpy().tobytes() for name in sorted(state))).hexdigest()
-
-
-def _digest_of_pictures(split):
-    """Of the cameras and of some fifty pictures, in their order."""
-    some = np.ascontiguousarray(split.images[:: max(1, len(split.images) // 50)])
-    return hashlib.sha256(np.ascontiguousarray(split.camids).tobytes() + some.tobytes()).hexdigest()
-
-
-def _about(path):
-    with safetensors.safe_open(path, "pt") as file:
-        return {name: json.loads(value) for name, value in file.metadata().items()}
-
-
-def _load(path):
-    about = _about(path)
-    plan = StarGAN(**about["what"]["plan"])
-    generator = Generator(about["cameras"], plan.width, plan.blocks)
-    generator.load_state_dict({k: v.float() for k, v in safetensors.torch.load_file(path).items()})
-    generator = generator.to(memory_format=torch.channels_last).eval()
-    return Painter(generator, about["what"]["dataset"], plan, about["history"], path)
-
-
-def all_styles(split, painter, device=None):
-    """Every picture of a split in the style of every camera -> batches.Styled, painted once and kept."""
-    about = [_weights_digest(painter.path), split.images.shape, _digest_of_pictures(split)]
-    digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
-    path = cache_root() / "styles" / f"copies-{digest}.npy"
-    with locked(path):
-        if not path.exists():
-            write_aside(path, lambda file: _paint(file, split, painter.generator.to(choose_device(device))))
-    return Styled(split.images, split.camids, np.load(path, mmap_mode="r"))
-
-
-def _paint(path, split, generator):
-    shape = (len(split), generator.cameras, *split.images.shape[1:])
-    require_space(path.parent, len(split) * generator.cameras, shape[3:])
-    out = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-    for camera in range(generator.cameras):
-        out[:, camera] = restyle(generator, split.images, camera)
-    out.flush()

@@ -1,6 +1,6 @@
-"""Tables from runs: means and spreads over seeds, the papers' rows beside ours, and a verdict on every claim.
+"""Tables from runs, and the ledger: means and spreads over seeds, the papers' rows beside ours, a verdict on each.
 
-A run is a row of results/runs.csv (see `experiments.Result.row`); nothing here trains anything.
+A run is a row of results/runs.csv (see `result.Result.row`); nothing here trains anything.
 """
 
 import tomllib
@@ -8,54 +8,31 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
 from reidnb.descriptors import DESCRIPTORS
-from reidnb.files import write_aside
+from reidnb.files import atomic_write
+from reidnb.result import kept_results
 
-__all__ = [
-    "ATTRIBUTES",
-    "IDENTIFIES",
-    "attribute_means",
-    "count_verdicts",
-    "judge",
-    "markdown",
-    "merge_runs",
-    "papers",
-    "plus_minus",
-    "read_runs",
-    "render_between",
-    "run_name",
-    "seed_scores",
-    "show_claims",
-    "statement_scores",
-    "summarise",
-    "write_runs",
-]
-
+PACKAGE = Path(__file__).parent
+RESULTS = PACKAGE / "results"
 IDENTIFIES = ["recipe", "dataset", "changes", "profile", "seed"]  # what makes two rows the same run
 SCORES = ["mAP", "rank1", "rank5", "rank10", "mINP"]
-FURTHER = ("multi_query", "rerank", "local", "both", "peer", "attributes", "branches")  # scores beside the main ones
-ALSO = [f"{name}_{score}" for name in FURTHER for score in ("mAP", "rank1")]
-ATTRIBUTES = [f"{kind}_{score}" for score in ("f1", "balanced", "ap") for kind in ("attribute", "rare", "common")]
-RARE = 0.1  # a statement is rare when it is true of less than this share of the training images
-PAIRS = ["positive_distance", "negative_distance", "distance_gap", "eer"]
 VERDICTS = ("holds", "does not hold", "within noise", "not run")
 
 
-def papers():
+def papers() -> dict[str, list[dict]]:
     """papers.toml as a dict of lists: "claim" and "published"."""
-    return tomllib.loads(Path(__file__).with_name("papers.toml").read_text(encoding="utf-8"))
+    return tomllib.loads((PACKAGE / "papers.toml").read_text(encoding="utf-8"))
 
 
-def read_runs(path):
+def read_runs(path: str | Path) -> pd.DataFrame:
     """runs.csv -> DataFrame; without the file an empty one with the columns that identify a run."""
     if not Path(path).exists():
-        return pd.DataFrame(columns=[*IDENTIFIES, *SCORES, *ALSO])
+        return pd.DataFrame(columns=[*IDENTIFIES, *SCORES])
     return pd.read_csv(path, keep_default_na=False, na_values=["nan"]).astype({"changes": str})
 
 
-def merge_runs(old, new):
+def merge_runs(old: pd.DataFrame, new: list[dict] | pd.DataFrame) -> pd.DataFrame:
     """Rows of `new` take the place of the same runs in `old`; all others stay -> DataFrame in reading order.
 
     A run is one row or, in attributes.csv, one a statement.
@@ -68,25 +45,12 @@ def merge_runs(old, new):
     return merged.sort_values(["dataset", "profile", "recipe", "changes", "seed"], ignore_index=True)
 
 
-def write_runs(runs, path):
-    write_aside(Path(path), lambda file: runs.to_csv(file, index=False, na_rep="nan", lineterminator="\n"))
+def write_runs(runs: pd.DataFrame, path: str | Path) -> None:
+    """A DataFrame as .csv, written aside and renamed."""
+    atomic_write(Path(path), lambda file: runs.to_csv(file, index=False, na_rep="nan", lineterminator="\n"))
 
 
-def attribute_means(statements):
-    """Means over a run's statements (`Result.statements`), and over the rare and the common ones -> dict.
-
-    What is true of no training image, or of none in the test, cannot be learned or judged: it is left out.
-    """
-    judged = [line for line in statements if line["train_share"] > 0 and line["share"] > 0]
-    means = {}
-    for name in ATTRIBUTES if judged else ():
-        kind, _, score = name.partition("_")
-        lines = [line for line in judged if kind == "attribute" or (kind == "rare") == (line["train_share"] < RARE)]
-        means[name] = float(np.nanmean([line[score] for line in lines])) if lines else float("nan")
-    return means
-
-
-def summarise(runs):
+def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     """One row a dataset, profile and recipe: mean and standard deviation over seeds in percent, seconds of a run."""
     same, shown = ["dataset", "profile", "recipe", "changes"], ["mAP", "rank1", "multi_query_mAP", "rerank_mAP"]
     runs = _with_columns(runs, shown)
@@ -102,7 +66,9 @@ def _with_columns(runs, names):
     return runs.reindex(columns=list(dict.fromkeys([*runs.columns, *names])))
 
 
-def seed_scores(runs, name, dataset="synthetic", profile="full", metric="mAP"):
+def seed_scores(
+    runs: pd.DataFrame, name: str, dataset: str = "synthetic", profile: str = "full", metric: str = "mAP"
+) -> np.ndarray:
     """The scores in percent, one a seed, of the run that `run_name` calls so -> array, empty where it was not run."""
     runs = _with_columns(runs, [metric])
     here = runs[(runs.dataset == dataset) & (runs.profile == ("full" if profile == "quick" else profile))]
@@ -110,8 +76,10 @@ def seed_scores(runs, name, dataset="synthetic", profile="full", metric="mAP"):
     return 100 * here[found].sort_values("seed")[metric].dropna().to_numpy(float) if any(found) else np.array([])
 
 
-def statement_scores(statements, name, metric="f1", dataset="synthetic", profile="full"):
-    """A score of each statement in percent, from `experiments.statements()` for the run that `run_name` calls so ->
+def statement_scores(
+    statements: pd.DataFrame, name: str, metric: str = "f1", dataset: str = "synthetic", profile: str = "full"
+) -> pd.DataFrame:
+    """A score of each statement in percent, from `statements()` for the run that `run_name` calls so ->
     DataFrame, a row a statement in the dataset's order and a column a seed; empty where it was not run."""
     profile = "full" if profile == "quick" else profile
     here = statements[(statements.dataset == dataset) & (statements.profile == profile)]
@@ -121,7 +89,7 @@ def statement_scores(statements, name, metric="f1", dataset="synthetic", profile
     return 100 * here.pivot(index="statement", columns="seed", values=metric).reindex(here.statement.unique())
 
 
-def plus_minus(values):
+def plus_minus(values: np.ndarray) -> str:
     """'62.4 ± 0.8': mean and sample standard deviation; the mean alone for one value, nothing for none."""
     values = np.asarray(values, float)
     values = values[~np.isnan(values)]  # a score that older runs did not keep
@@ -130,12 +98,12 @@ def plus_minus(values):
     return f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" if len(values) > 1 else f"{values.mean():.1f}"
 
 
-def run_name(recipe, changes=""):
+def run_name(recipe: str, changes: str = "") -> str:
     """How tables and claims name a run: "trihard", or "trihard, label_noise=0.2"."""
     return f"{recipe}, {changes}" if changes else recipe
 
 
-def judge(runs, claims=None):
+def judge(runs: pd.DataFrame, claims: list[dict] | None = None) -> pd.DataFrame:
     """The ledger: a row for each claim and each dataset it is tested on -> DataFrame.
 
     `gain` is the mean over seeds of method minus baseline in points (or of the method minus the bound), `spread` the
@@ -147,12 +115,15 @@ def judge(runs, claims=None):
     wherever its runs were made under "paper".
     """
     rows = []
-    runs = _with_columns(runs, [*SCORES, *ALSO, *ATTRIBUTES, *PAIRS])
+    claims = papers()["claim"] if claims is None else claims
+    kinds = ("metric", "method_metric", "baseline_metric")
+    metrics = {claim[kind] for claim in claims for kind in kinds if kind in claim}
+    runs = _with_columns(runs, [*SCORES, *metrics])
     names = pd.Series([run_name(row.recipe, row.changes) for row in runs.itertuples()], runs.index, dtype=object)
     runs = runs.assign(name=names)
     by_profile = dict(iter(runs.groupby("profile")))
     nothing = runs[:0]
-    for claim in papers()["claim"] if claims is None else claims:
+    for claim in claims:
         sign = -1 if "below" in claim or claim.get("better") == "lower" else 1
         slack = claim.get("slack", 0)
         paper, on = by_profile.get("paper", nothing), [tuple(pair) for pair in claim["on"]]
@@ -217,6 +188,8 @@ def _differences(claim, runs, dataset):
 
 def _half_width(values):
     n = len(values)
+    from scipy.stats import t as student  # slow to import
+
     return student.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
 
 
@@ -228,7 +201,7 @@ def _verdict(gain, spread, seeds):
     return "holds" if gain > 0 else "does not hold"
 
 
-def show_claims(ledger):
+def show_claims(ledger: pd.DataFrame) -> pd.DataFrame:
     """The claims as people read them: gains with their intervals -> DataFrame of strings."""
     ours = [
         f"{row.gain:+.1f} {row.metric}" + (f" ± {row.spread:.1f}" if row.spread > 0 else "") if row.seeds else ""
@@ -247,7 +220,7 @@ def show_claims(ledger):
     )
 
 
-def count_verdicts(ledger):
+def count_verdicts(ledger: pd.DataFrame) -> pd.DataFrame:
     """How many claims came to which verdict: the papers' on the built-in world and on photographs, and our own."""
     drawn = ledger.dataset.str.fullmatch(r"synthetic\w*(->synthetic\w*)?")
     own = ledger.source.str.contains("reidnb")
@@ -260,7 +233,7 @@ def count_verdicts(ledger):
     return pd.DataFrame(counts).T.reindex(columns=VERDICTS).fillna(0).astype(int)
 
 
-def markdown(table):
+def markdown(table: pd.DataFrame) -> str:
     """A DataFrame as a Markdown table."""
     lines = ["| " + " | ".join(map(str, table.columns)) + " |", "|" + " --- |" * len(table.columns)]
     for row in table.itertuples(index=False):
@@ -268,7 +241,7 @@ def markdown(table):
     return "\n".join(lines)
 
 
-def render_between(path, name, text):
+def render_between(path: str | Path, name: str, text: str) -> bool:
     """Put `text` between <!-- name --> and <!-- /name --> of a file -> whether that changed it."""
     path = Path(path)
     whole = path.read_text(encoding="utf-8")
@@ -278,5 +251,49 @@ def render_between(path, name, text):
     head, rest = whole.split(start, 1)
     renewed = f"{head}{start}\n{text.strip()}\n{end}{rest.split(end, 1)[1]}"
     if renewed != whole:
-        write_aside(path, lambda file: file.write_text(renewed, encoding="utf-8"))
+        atomic_write(path, lambda file: file.write_text(renewed, encoding="utf-8"))
     return renewed != whole
+
+
+# ------------------------------------------------------------------------------------------ what was measured, and kept
+
+
+def results(kept: bool = True) -> pd.DataFrame:
+    """All runs: those of results/runs.csv and, in their place where they are newer, the ones kept on this machine."""
+    runs = read_runs(RESULTS / "runs.csv")
+    return merge_runs(runs, [result.row() for result in kept_results(whole=False)]) if kept else runs
+
+
+def statements(kept: bool = True) -> pd.DataFrame:
+    """The scores of all runs with attributes, statement by statement: results/attributes.csv and, in their place where
+    they are newer, the runs kept on this machine."""
+    lines = read_runs(RESULTS / "attributes.csv")
+    new = [line for result in kept_results(whole=False) for line in result.line_rows()] if kept else []
+    return merge_runs(lines, new)
+
+
+def claims(kept: bool = False) -> pd.DataFrame:
+    """The ledger of claims: id, statement, paper_gain, gain, spread, seeds, dataset, verdict and more.
+
+    Judged from results/runs.csv, with `kept=True` also from the runs on this machine; the rule stands in `judge`.
+    """
+    return judge(results(kept))
+
+
+def write_tables(out: str | Path = RESULTS, readme: str | Path | None = None) -> str:
+    """Write runs.csv, attributes.csv, results.md and claims.md into a folder, from what was measured and what is kept
+    here, and renew the tables of a README between its marks -> a line that says what was written."""
+    out = Path(out)
+    write_runs(results(), out / "runs.csv")
+    write_runs(statements(), out / "attributes.csv")
+    runs = read_runs(out / "runs.csv")
+    judged = judge(runs)
+    ledger = markdown(show_claims(judged))
+    for name, text in {"results": markdown(summarise(runs)), "claims": ledger}.items():
+        atomic_write(out / f"{name}.md", lambda file, text=text: file.write_text(text + "\n", encoding="utf-8"))
+    if readme:
+        short = summarise(runs[runs.changes == ""]).drop(columns="changes")
+        verdicts = markdown(count_verdicts(judged).rename_axis("").reset_index())
+        for name, text in {"results": markdown(short), "claims": ledger, "verdicts": verdicts}.items():
+            render_between(readme, name, text)
+    return f"{len(runs)} runs: {out / 'runs.csv'}, {out / 'results.md'}, {out / 'claims.md'}"

@@ -1,0 +1,115 @@
+"""Generators as the package keeps them: shipped, or trained once on this machine, and the copies that they painted."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from reidnb.batches import Styled
+from reidnb.files import cache_root, digest, kept, kept_files, require_space
+from reidnb.generators.stargan import Generator, StarGAN, restyle, train_stargan
+from reidnb.runtime import choose_device
+
+SHIPPED = Path(__file__).with_name("shipped")
+PAINTED = (  # what ships: whose cameras, and the weight of the cycle
+    ("synthetic_summer", 20.0),
+    ("synthetic_winter", 1.0),
+    ("synthetic_winter", 20.0),
+    ("synthetic_winter", 40.0),
+)
+
+
+@dataclass(frozen=True)
+class Painter:
+    """A trained generator, the dataset whose cameras it knows, how it was trained, and the file it lies in."""
+
+    generator: Generator
+    dataset: str
+    plan: StarGAN
+    history: list
+    path: Path
+
+
+def load_or_train_generator(
+    split, name: str, options: dict | None = None, plan: StarGAN | None = None, seed: int = 0, device=None
+) -> Painter:
+    """The generator for the cameras of a training split -> Painter: shipped with the package, kept from an earlier
+    call, or trained now (and kept).
+
+    name, options: of the dataset, as `open_dataset` takes them.
+    """
+    plan = plan or StarGAN()
+    what = {"dataset": name, "options": options or {}, "size": list(split.images.shape[2:]), "seed": seed}
+    what = json.loads(json.dumps(what | {"plan": asdict(plan)}, default=str))
+    for path in kept_files(SHIPPED, "*.safetensors"):
+        if _about(path)["what"] == what:
+            return _load(path)
+
+    def train(path):
+        checkpoint = home.with_suffix(".checkpoint")
+        generator, history = train_stargan(split.images, split.camids, plan, seed, device, checkpoint)
+        about = {"what": json.dumps(what), "history": json.dumps(history), "cameras": str(generator.cameras)}
+        state = {k: v.half().contiguous().cpu() for k, v in generator.state_dict().items()}
+        safetensors.torch.save_file(state, path, about)
+        checkpoint.unlink(missing_ok=True)
+
+    told = digest(json.dumps(what, sort_keys=True), _digest_of_pictures(split), choose_device(device).type)
+    home = cache_root() / "styles" / f"{name}-{told}.safetensors"
+    return _load(kept(home, train))
+
+
+def shipped_painters() -> list[Painter]:
+    """The generators that ship with the package, by dataset and by how hard they were held to the picture."""
+    found = [_load(path) for path in kept_files(SHIPPED, "*.safetensors")]
+    return sorted(found, key=lambda painter: (painter.dataset, painter.plan.reconstruction))
+
+
+def styles_fingerprint() -> str:
+    """What goes into the key of a kept run: the shipped generators' weights."""
+    return digest(*map(_weights_digest, kept_files(SHIPPED, "*.safetensors")))
+
+
+def all_styles(split, painter: Painter, device=None) -> Styled:
+    """Every picture of a split in the style of every camera -> batches.Styled, painted once and kept."""
+
+    def paint(path):
+        generator = painter.generator.to(choose_device(device))
+        shape = (len(split), generator.cameras, *split.images.shape[1:])
+        require_space(path.parent, int(np.prod(shape)))
+        out = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+        for camera in range(generator.cameras):
+            out[:, camera] = restyle(generator, split.images, camera)
+        out.flush()
+
+    told = digest(_weights_digest(painter.path), split.images.shape, _digest_of_pictures(split))
+    path = kept(cache_root() / "styles" / f"copies-{told}.npy", paint)
+    return Styled(split.images, split.camids, np.load(path, mmap_mode="r"))
+
+
+def _weights_digest(path):
+    """Of the weights alone: a safetensors file orders what it says of itself as it likes."""
+    state = safetensors.torch.load_file(path)
+    return digest(*(state[name].numpy().tobytes() for name in sorted(state)))
+
+
+def _digest_of_pictures(split):
+    """Of the cameras and of some fifty pictures, in their order."""
+    some = np.ascontiguousarray(split.images[:: max(1, len(split.images) // 50)])
+    return digest(np.ascontiguousarray(split.camids).tobytes(), some.tobytes())
+
+
+def _about(path):
+    with safetensors.safe_open(path, "pt") as file:
+        return {name: json.loads(value) for name, value in file.metadata().items()}
+
+
+def _load(path):
+    about = _about(path)
+    plan = StarGAN(**about["what"]["plan"])
+    generator = Generator(about["cameras"], plan.width, plan.blocks)
+    generator.load_state_dict({k: v.float() for k, v in safetensors.torch.load_file(path).items()})
+    generator = generator.to(memory_format=torch.channels_last).eval()
+    return Painter(generator, about["what"]["dataset"], plan, about["history"], path)

@@ -1,0 +1,80 @@
+"""Mutual learning: two students that see the same batches and learn from each other (AlignedReID, section 3.2)."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from reidnb import evaluation, losses
+from reidnb.inference import embed
+from reidnb.methods.parts import Trial, bound
+from reidnb.network import Output
+from reidnb.training import Batch, evaluate_terms
+from reidnb.values import Weight, value
+
+
+class Students(nn.Module):
+    """Two networks that see the same pictures (AlignedReID, figure 4): the Output is the first one's, and in training
+    the second's stands in it as "peer". After training the two stand for themselves."""
+
+    def __init__(self, first: nn.Module, second: nn.Module):
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, images: torch.Tensor) -> Output:
+        output = self.first(images)
+        if self.training:
+            output["peer"] = self.second(images)
+        return output
+
+
+@value
+class Mutual:
+    """Both students learn by the `inner` terms, and from each other: `class_mutual` weighs the KL divergence between their
+    classifications, `metric_mutual` the squared difference of their distances (eq. 3), of which each takes the other's
+    as given with `zero_gradient` (eq. 4). `peer` is the backbone of the second student."""
+
+    inner: tuple
+    peer: str = "small_xception"
+    class_mutual: Weight = 1.0
+    metric_mutual: Weight = 0.0
+    zero_gradient: bool = True
+
+    @property
+    def pairs(self) -> bool:
+        return any(getattr(loss, "pairs", False) for loss in self.inner)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("logits", *(name for loss in self.inner for name in getattr(loss, "needs", ())))
+
+    def wrap(self, net: nn.Module, build_like: Callable[[str], nn.Module]) -> Students:
+        return Students(net, build_like(self.peer))
+
+    def bind(self, data, net: Students) -> "Mutual":
+        for student in (net.second, net.first):
+            known = tuple(bound(loss, data, student) for loss in self.inner)
+        return replace(self, inner=known)
+
+    def __call__(self, output: Output, batch: Batch) -> dict[str, torch.Tensor]:
+        ours, theirs = (evaluate_terms(self.inner, said, batch) for said in (output, output.peer))
+        terms = {name: cost + theirs[name] for name, cost in ours.items()}
+        if self.class_mutual:
+            a, b = output.logits, output.peer.logits
+            terms["class_mutual"] = self.class_mutual * (
+                losses.class_mutual_loss(a, b) + losses.class_mutual_loss(b, a)
+            )
+        if self.metric_mutual:
+            apart = losses.metric_mutual_loss(output.features, output.peer.features, self.zero_gradient)
+            terms["metric_mutual"] = self.metric_mutual * apart
+        return terms
+
+    def test(self, query: dict, gallery: dict, trial: Trial) -> dict:
+        """The second student's scores, as "peer"."""
+        how = {"flip": trial.recipe.flip_test, "compare": trial.recipe.compare}
+        splits = trial.data.query, trial.data.gallery
+        theirs = (embed(trial.net.second, split.images, trial.device, **how) for split in splits)
+        whole = (F.normalize(said.flatten(1)) for said in theirs)
+        return {"scores": {"peer": evaluation.evaluate_features(*whole, *trial.data.ids)}}

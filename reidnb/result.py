@@ -1,0 +1,324 @@
+"""What one run gave, in the one form that it has: in memory, on disk, as a row of a table; and the key of what is kept.
+
+The key is made of everything that numbers depend on: the recipe's every field, the source of parts that a reader wrote,
+the dataset's content, the seed, device and precision, starting weights, the package's own code and torch's version.
+"""
+
+import ast
+import dataclasses
+import functools
+import importlib
+import inspect
+import json
+import logging
+import sys
+import textwrap
+import types
+import zipfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from reidnb.datasets import ReIDDataset, open_dataset
+from reidnb.evaluation import PairScores, Scores
+from reidnb.files import cache_root, digest, kept_files, put_aside
+from reidnb.generators import styles_fingerprint
+from reidnb.inference import describe
+from reidnb.models import weights_fingerprint
+from reidnb.network import ReIDModel
+from reidnb.recipes import Recipe
+from reidnb.runtime import precision
+
+FORMAT = 2  # of the file; one of another number is older (or newer), and is left alone
+PACKAGE = Path(__file__).parent
+CODE_THAT_MATTERS = (
+    *("values.py", "attributes.py", "batches.py", "losses.py", "alignment.py", "evaluation", "descriptors.py"),
+    *("runtime.py", "models", "network.py", "training.py", "inference.py", "generators", "methods", "recipes.py"),
+    *("experiments.py", "datasets/splits.py"),
+)
+log = logging.getLogger("reidnb")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run gave.
+
+    `scores` are Scores and `extra_scores` further ones by name: "multi_query", "rerank" (k-reciprocal), and what the
+    recipe's parts add ("local", "both", "attributes", "branches", "peer"); `pairs` are PairScores; `history` holds a
+    dict an epoch; `features.query` (Q, D) and `features.gallery` (G, D) are the embeddings in the dataset's order;
+    `seconds` is the time of training and embedding; `numbers`, `arrays` and `lines` of a table are what parts add
+    beside scores; `changes` says what was changed in the recipe or the dataset, `options` the latter as values; `about`
+    with which device, versions and commit the run was made. `recipe` is None where a part of it is defined elsewhere,
+    in a notebook: `run` it there.
+    """
+
+    name: str
+    recipe: Recipe | None = field(repr=False)
+    dataset: str
+    profile: str
+    seed: int
+    changes: str
+    scores: Scores
+    extra_scores: dict[str, Scores]
+    pairs: PairScores
+    seconds: float
+    history: list = field(repr=False)
+    about: dict = field(repr=False)
+    features: SimpleNamespace | None = field(default=None, repr=False)
+    state: dict = field(default_factory=dict, repr=False)
+    numbers: dict = field(default_factory=dict, repr=False)
+    arrays: dict = field(default_factory=dict, repr=False)
+    lines: list = field(default_factory=list, repr=False)
+    options: dict = field(default_factory=dict, repr=False)
+    facts: dict = field(default_factory=dict, repr=False)
+    fingerprint: str = field(default="", repr=False)
+    key: str = ""
+
+    @property
+    def multi_query(self) -> Scores:
+        return self.extra_scores["multi_query"]
+
+    def model(self) -> ReIDModel:
+        """The trained network (of two students the first), on the CPU and in evaluation mode."""
+        if self.recipe is None:
+            raise ValueError(f"{self.name} has a part that is defined in a notebook: run() it there to have its model")
+        if not self.recipe.learns:
+            raise ValueError(f"{self.name} learns nothing: there is no model")
+        model = self.recipe.network(self.facts)
+        model.load_state_dict({name: torch.from_numpy(value) for name, value in self.state.items()})
+        return model.eval()
+
+    def data(self, root: str | Path | None = None) -> ReIDDataset:
+        """The dataset it was run on, opened anew; `root` as `open_dataset` takes it. ValueError where what is there now
+        is not what the run saw."""
+        options = dict(self.options)
+        root = root or options.pop("root", None)
+        data = open_dataset(self.dataset, root, self.recipe.size if self.recipe else None, **options)
+        if data.fingerprint != self.fingerprint:
+            there = f"{len(data.query)} queries and {len(data.gallery)} gallery pictures"
+            raise ValueError(f"{self.dataset} is not what the run saw: its pictures or labels changed ({there} now)")
+        return data
+
+    def embed(self, images: np.ndarray, device: str | None = None) -> np.ndarray:
+        """Features of other pictures uint8 (N, 3, H, W), as the run compares them -> float32 (N, D), of unit length."""
+        return describe(self.recipe, self.model() if self.state else None, images, device)["whole"]
+
+    def row(self) -> dict[str, Any]:
+        """The run as a row of results/runs.csv."""
+        scores = {"mAP": self.scores.mAP}
+        scores |= {f"rank{k}": float(self.scores.cmc[k - 1]) for k in (1, 5, 10) if k <= len(self.scores.cmc)}
+        scores |= {"mINP": self.scores.mINP, "positive_distance": self.pairs.positive}
+        scores |= {"negative_distance": self.pairs.negative, "distance_gap": self.pairs.gap, "eer": self.pairs.eer}
+        scores |= self.numbers
+        for name, found in self.extra_scores.items():
+            scores |= {f"{name}_mAP": found.mAP, f"{name}_rank1": found.rank1}
+        rounded = {name: round(value, 5) for name, value in scores.items()}
+        return self._which() | rounded | {"seconds": round(self.seconds, 1), **self.about, "key": self.key}
+
+    def line_rows(self) -> list[dict[str, Any]]:
+        """The run's lines, one a statement, as rows of results/attributes.csv."""
+        run = self._which()
+        return [run | {k: v if isinstance(v, str) else round(v, 4) for k, v in line.items()} for line in self.lines]
+
+    def _which(self):
+        names = {"recipe": self.name, "dataset": self.dataset, "changes": self.changes}
+        return names | {"profile": self.profile, "seed": self.seed}
+
+
+# ----------------------------------------------------------------------------------------------------- save and load
+
+ARRAYS = ("scores", "features", "extra_scores", "state", "arrays")  # the rest is JSON
+LIGHT = ("about", "scores", "extra_scores")  # what a table needs: a hundredth of the whole
+
+
+def save(result: Result, path: Path) -> None:
+    """Write a run into one .npz file."""
+    plain = {f.name: getattr(result, f.name) for f in dataclasses.fields(result) if f.name not in ARRAYS}
+    plain |= {"format": FORMAT, "recipe": to_plain(result.recipe), "pairs": asdict(result.pairs)}
+    arrays = {"about": np.frombuffer(json.dumps(plain, default=str).encode(), np.uint8), "scores": _flat(result.scores)}
+    named = {"extra_scores": {name: _flat(found) for name, found in result.extra_scores.items()}}
+    named |= {"features": vars(result.features), "state": result.state, "arrays": result.arrays}
+    for field_name, values in named.items():
+        arrays |= {f"{field_name}/{name}": array for name, array in values.items()}
+    with open(path, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def load(path: Path, whole: bool = True) -> Result | None:
+    """The run in a file; without `whole` its large arrays stay on disk. None for one that another version of the
+    package wrote. Raises for a file that cannot be read."""
+    with np.load(path) as file:
+        plain = json.loads(file["about"].tobytes())
+        if plain.get("format") != FORMAT:
+            return None
+        named = {name: {} for name in ARRAYS}
+        for name in file.files:
+            group, _, rest = name.partition("/")
+            if group in ARRAYS and (whole or group in LIGHT):
+                named[group][rest] = file[name]
+    try:
+        recipe = from_plain(plain.pop("recipe"))
+    except Elsewhere:
+        recipe = None
+    except (AttributeError, ImportError, TypeError, ValueError):  # a part or a field that is gone since
+        return None
+    del plain["format"]
+    pairs, features = PairScores(**plain.pop("pairs")), SimpleNamespace(**named["features"]) if whole else None
+    extra = {name: _scores(values) for name, values in named["extra_scores"].items()}
+    arrays = {"scores": _scores(named["scores"][""]), "extra_scores": extra, "features": features}
+    arrays |= {"state": named["state"], "arrays": named["arrays"]}
+    return Result(recipe=recipe, pairs=pairs, **arrays, **plain)
+
+
+def kept_results(whole: bool = True) -> Iterator[Result]:
+    """Every Result on disk, oldest first, one at a time; without `whole` its scores only, no features and weights. What
+    an older version kept is left alone; a file that cannot be read is put aside with a warning."""
+    for path in sorted(kept_files(cache_root() / "runs", "*.npz"), key=lambda path: path.stat().st_mtime):
+        try:
+            result = load(path, whole)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as problem:
+            put_aside(path, problem)
+            continue
+        if result is not None:
+            yield result
+
+
+def _flat(scores):
+    return np.r_[scores.mAP, scores.mINP, scores.queries, len(scores.cmc), scores.cmc, scores.ap]
+
+
+def _scores(values):
+    ranks = int(values[3])
+    return Scores(float(values[0]), float(values[1]), values[4 : 4 + ranks], values[4 + ranks :], int(values[2]))
+
+
+# ------------------------------------------------------------------------------------------------- values and their key
+
+
+class Elsewhere(LookupError):
+    """A part of a recipe that is defined in a notebook or script that is not this one."""
+
+
+def to_plain(part: Any) -> Any:
+    """A value made of values as JSON holds it: each with its class, and with a digest of its source where it is a
+    reader's own."""
+    if isinstance(part, tuple):
+        return [to_plain(item) for item in part]
+    if isinstance(part, types.FunctionType):
+        return {"is": f"{part.__module__}:{part.__qualname__}", "source": source_of(part)}
+    if is_dataclass(part):
+        cls = type(part)
+        about = {"is": f"{cls.__module__}:{cls.__qualname__}"}
+        about |= {} if cls.__module__.startswith("reidnb.") else {"source": source_of(cls)}
+        return about | {f.name: to_plain(getattr(part, f.name)) for f in dataclasses.fields(part)}
+    if part is None or isinstance(part, (bool, int, float, str)):
+        return part
+    raise TypeError(f"a part of a recipe is a frozen dataclass or a function, so that it has a key; got {part!r}")
+
+
+def from_plain(plain: Any) -> Any:
+    """What `to_plain` was given. Raises Elsewhere for a class or function that is not at hand, or not the same."""
+    if isinstance(plain, list):
+        return tuple(map(from_plain, plain))
+    if not isinstance(plain, dict):
+        return plain
+    fields = {name: from_plain(value) for name, value in plain.items() if name not in ("is", "source")}
+    module, _, name = plain["is"].partition(":")
+    if module.startswith("reidnb."):
+        return getattr(importlib.import_module(module), name)(**fields)
+    found = getattr(sys.modules.get(module), name, None)
+    if found is None or source_of(found) != plain["source"]:
+        raise Elsewhere(plain["is"])
+    return found if isinstance(found, types.FunctionType) else found(**fields)
+
+
+def source_of(thing: type | types.FunctionType) -> str:
+    """A digest of the source of a reader's class or function, and of the functions and classes of the same notebook or
+    script that it calls, blind to comments and docstrings. Values that it takes from outside are not seen."""
+    waiting, seen = [thing], {}
+    while waiting:
+        now = waiting.pop()
+        functions = _functions(now)
+        names = {name for function in functions for name in _names(function.__code__)}
+        fixed = {
+            k: repr(v) for k, v in vars(now).items() if isinstance(v, (bool, int, float, str, tuple)) and k[:2] != "__"
+        }
+        seen[f"{now.__module__}:{now.__qualname__}"] = [*map(_text, functions), sorted(fixed.items())]
+        for name in names:
+            called = next((f.__globals__[name] for f in functions if name in f.__globals__), None)
+            known = isinstance(called, (type, types.FunctionType)) and called.__module__ == now.__module__
+            if known and f"{called.__module__}:{called.__qualname__}" not in seen:
+                waiting.append(called)
+    return digest(sorted(seen.items()))
+
+
+def _functions(thing):
+    """The functions of a class that were written in it, or the function itself."""
+    if isinstance(thing, types.FunctionType):
+        return [thing]
+    unwrapped = [getattr(v, "fget", None) or getattr(v, "__func__", v) for _, v in sorted(vars(thing).items())]
+    return [f for f in unwrapped if isinstance(f, types.FunctionType) and f.__module__ == thing.__module__]
+
+
+def _names(code):
+    inner = [c for c in code.co_consts if isinstance(c, types.CodeType)]
+    return {*code.co_names, *(name for c in inner for name in _names(c))}
+
+
+def _text(function):
+    try:
+        return _without_docstrings(ast.parse(textwrap.dedent(inspect.getsource(function))))
+    except (OSError, TypeError, SyntaxError):  # typed at a prompt, or made by exec: its bytecode says it too
+        code = function.__code__
+        consts = [
+            _text(types.FunctionType(c, {})) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts
+        ]
+        return repr((code.co_code.hex(), code.co_names, code.co_varnames, consts))
+
+
+def _without_docstrings(tree):
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        first = body[0] if isinstance(body, list) and body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            body.pop(0)
+    return ast.dump(tree)
+
+
+@functools.cache
+def code_digest() -> str:
+    """Of the code that numbers depend on, blind to comments and docstrings. Of the recipes' own room the tables are
+    left out: what a recipe holds is in the key by its fields."""
+    texts = []
+    for part in CODE_THAT_MATTERS:
+        for file in sorted((PACKAGE / part).rglob("*.py")) or [PACKAGE / part]:
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+            if part == "recipes.py":
+                tree.body = [node for node in tree.body if not isinstance(node, ast.Assign)]
+            texts.append(_without_docstrings(tree))
+    return digest(*texts)
+
+
+def key_of_run(recipe: Recipe, data: ReIDDataset, seed: int, device: torch.device, profile: str = "full") -> str:
+    """What a run is kept under."""
+    paints = getattr(recipe.extra, "styles", None) == "stargan"
+    backbones = {recipe.model, *(part.peer for part in recipe.parts if hasattr(part, "peer"))}
+    parts = {
+        "format": FORMAT,
+        "recipe": to_plain(replace(recipe, title="")),
+        "profile": profile,
+        "precision": precision(device),
+        "dataset": [data.name, data.fingerprint, *(data.attribute_names if recipe.needs_attributes else ())],
+        "seed": int(seed),
+        "device": device.type,
+        "start": [weights_fingerprint(model, recipe.weights) for model in sorted(backbones)],
+        "generators": styles_fingerprint() if paints else "",
+        "code": code_digest(),
+        "torch": torch.__version__.split("+")[0],
+    }
+    return f"{recipe.name}-{digest(json.dumps(parts, sort_keys=True))}"

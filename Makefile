@@ -46,9 +46,11 @@ tables: .venv/ready
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install -q --disable-pip-version-check uv || echo "reidnb: no uv here: pip does its work, slower"
 ifeq ($(TORCH),cpu)
-	@UV_HTTP_TIMEOUT=30 UV_HTTP_RETRIES=1 $(UV) --no-deps --default-index $(TORCH_CPU) torch torchvision 2>.venv/torch.log \
-	|| $(BIN)/pip install -q --retries 0 --timeout 30 --no-deps --index-url $(TORCH_CPU) torch torchvision 2>>.venv/torch.log \
-	|| echo "reidnb: no CPU build of torch from $(TORCH_CPU) (why: .venv/torch.log): the ordinary build serves, which is larger"
+	@UV_HTTP_TIMEOUT=30 UV_HTTP_RETRIES=1 $(UV) --no-deps --default-index $(TORCH_CPU) torch torchvision >.venv/torch.log 2>&1 \
+	|| $(BIN)/pip install -q --retries 0 --timeout 30 --no-deps --index-url $(TORCH_CPU) torch torchvision >>.venv/torch.log 2>&1 \
+	|| true
+	@$(BIN)/python -c 'import sys; from importlib.metadata import version; sys.exit(sys.platform == "linux" and "+cpu" not in version("torch"))' 2>/dev/null \
+	|| echo "reidnb: no CPU build of torch from $(TORCH_CPU) (.venv/torch.log says why): the ordinary one, 6 GB, serves"
 endif
 	@$(UV) -e '.[test]' || $(BIN)/pip install -e '.[test]'
 	@touch .venv/ready

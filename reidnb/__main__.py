@@ -72,8 +72,8 @@ def one_of(what: str, names: Callable[[], Iterable[str]]) -> Callable[[str], str
         known = list(names())
         if given not in known:
             near = difflib.get_close_matches(given, known, 1, cutoff=0.7)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise argparse.ArgumentTypeError(f"unknown {what} {given!r}; {hint}there are {', '.join(known)}")
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+            raise argparse.ArgumentTypeError(f"unknown {what} {given!r}: {hint}")
         return given
 
     return check

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass, replace
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from reidnb.result import Result, key_of_run, load, save
 from reidnb.runtime import choose_device, circumstances
 from reidnb.training import train
 from reidnb.values import did_you_mean, find, flat_names, key_of, places
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def run(
@@ -77,6 +80,13 @@ def make_result(recipe: Recipe, data: ReIDDataset, seed: int, device: torch.devi
         if recipe.fresh_norm:
             inference.adapt_batch_norm(prepared.model, target_of(recipe.name, data).images, device)
     return test(prepared, history, seed)
+
+
+def claims(kept: bool = False) -> "pd.DataFrame":
+    """The ledger of claims, a row a claim and dataset, see `ledger.claims`."""
+    from reidnb import ledger  # with it comes pandas, which a run has no use for
+
+    return ledger.claims(kept)
 
 
 # ------------------------------------------------------------------------------------------------------------- prepare

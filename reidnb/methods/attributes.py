@@ -7,7 +7,6 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.special import expit
 from torch import nn
 
 from reidnb import evaluation, losses
@@ -99,6 +98,8 @@ class BoundAttributes:
 
     def test(self, query: dict, gallery: dict, trial: Trial) -> dict:
         """Scores by what the network says of people's looks, and how well each statement is recognised."""
+        from scipy.special import expit  # slow to import
+
         said = [self.head.answer(torch.from_numpy(part["attribute_logits"])) for part in (query, gallery)]
         if self.settings.loss == "softmax":
             said = [_log_odds(logits, self.questions) for logits in said]

@@ -224,7 +224,7 @@ def world(args):
 
 
 def styles(args):
-    from reidnb.experiments import measure_styles, ship_generators
+    from reidnb.copies import measure_styles, ship_generators
     from reidnb.ledger import markdown, write_runs
 
     ship_generators(device=args.device)

@@ -1,6 +1,9 @@
-"""The house in order: one list of dependencies, notebooks that were run, a README that says what results/ says."""
+"""The house in order: its floors, one list of dependencies, notebooks that were run, a README that says what the
+tables say."""
 
 import ast
+import graphlib
+import itertools
 import json
 import re
 import subprocess
@@ -10,12 +13,38 @@ from pathlib import Path
 
 import pytest
 
-from reidnb import tables
-
 ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "reidnb"
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("[0-9]*.ipynb"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+# The floors of the house, from the top. A room, which is a file or a folder of reidnb/, imports rooms of floors below.
+FLOORS = """
+    __main__
+    notebook
+    pretraining copies
+    experiments
+    ledger
+    result
+    recipes
+    methods failures
+    generators
+    training
+    inference
+    network
+    models
+    runtime
+    datasets
+    batches attributes descriptors
+    losses alignment evaluation
+    values
+    files checks synthetic
+"""
+FLOOR = {room: -floor for floor, line in enumerate(FLOORS.strip().splitlines()) for room in line.split()}
+# Beside the floors: pictures are functions of arrays, and a notebook's matter.
+BESIDE = {"plots": {"files", "evaluation", "alignment", "losses", "synthetic"}}
+MAY_OPEN = {"plots": {"notebook"}}
 
 
 def between(text, name):
@@ -33,21 +62,174 @@ def test_environment_yml_installs_pyproject_and_nothing_else():
     ]  # fmt: skip
 
 
+IMPORTED_AS = {"pillow": "PIL", "faiss-cpu": "faiss", "scikit-learn": "sklearn"}
+
+
+def packages(lines):
+    """How the packages of a list of requirements are imported."""
+    names = {re.match(r"[\w-]+", line)[0].lower() for line in lines}
+    return {IMPORTED_AS.get(name, name.replace("-", "_")) for name in names}
+
+
 def test_every_import_of_the_package_is_a_declared_dependency():
-    declared = {re.match(r"[\w-]+", line)[0].lower().replace("-", "_") for line in PROJECT["dependencies"]}
-    imported_as = {"pillow": "PIL", "faiss_cpu": "faiss", "scikit_learn": "sklearn"}
-    declared = {imported_as.get(name, name) for name in declared} | {"reidnb"}
-    for path in (ROOT / "reidnb").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.level == 0:
-                names = [node.module]
-            else:
-                continue
-            for name in names:
-                top = name.split(".")[0]
-                assert top in declared or top in sys.stdlib_module_names, f"{path.name} imports {name}"
+    """The core's anywhere; an extra's only inside a function, so that the package imports without it."""
+    core = packages(PROJECT["dependencies"]) | {"reidnb"} | sys.stdlib_module_names
+    extras = packages(itertools.chain(*PROJECT["optional-dependencies"].values()))
+    for path in PACKAGE.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for functions, allowed in ((False, core), (True, core | extras)):
+            for name in imports(tree, functions):
+                assert name.split(".")[0] in allowed, f"{path.relative_to(ROOT)} imports {name}"
+
+
+# ------------------------------------------------------------------------------------------------------- the floors
+
+
+def imports(tree, functions=True):
+    """The modules that a file imports, inside functions too; "from reidnb import files" is reidnb.files."""
+    nodes = list(ast.walk(tree)) if functions else outside_functions(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"line {node.lineno}: imports are written out in full here"
+            inside = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from [name if name in MODULES else node.module for name in inside]
+
+
+def outside_functions(tree):
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node
+            yield from outside_functions(node)
+
+
+def module_name(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+ROOMS = {name.split(".")[1] for name in MODULES if "." in name}
+
+
+def upward(name, tree):
+    """What a module of the package imports that it may not, as sentences."""
+    room = name.split(".")[1]
+    for other in {found.split(".")[1] for found in imports(tree) if found.startswith("reidnb.")} - {room}:
+        below = other in BESIDE[room] if room in BESIDE else FLOOR.get(other, 1) < FLOOR[room]
+        opened = room in MAY_OPEN[other] if other in MAY_OPEN else below
+        if not opened:
+            yield f"{name} imports {other}, which does not lie below it"
+
+
+def test_every_room_has_a_floor_and_every_floor_is_lived_on():
+    assert set(FLOOR) | set(BESIDE) == ROOMS
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - {"reidnb"}))
+def test_a_room_imports_only_rooms_below(name):
+    assert not list(upward(name, TREES[name]))
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("reidnb.files", "def f():\n    from reidnb import experiments"),
+        ("reidnb.training", "from reidnb.methods.metric import TriHard"),
+        ("reidnb.plots.maps", "from reidnb.datasets import open_dataset"),
+        ("reidnb.experiments", "import reidnb.plots"),
+        ("reidnb.losses", "from reidnb.alignment import local_distances"),  # a floor is no corridor
+        ("reidnb.losses", "from reidnb.nowhere import f"),
+    ],
+)
+def test_an_upward_arrow_is_seen(name, source):
+    assert len(list(upward(name, ast.parse(source)))) == 1
+
+
+def test_what_lies_below_is_allowed():
+    source = (
+        "from reidnb import __version__, files\nimport numpy\ndef f():\n    from reidnb.evaluation import evaluate\n"
+    )
+    assert not list(upward("reidnb.plots.maps", ast.parse(source)))
+    assert not list(upward("reidnb.notebook", ast.parse(source + "from reidnb import plots, experiments")))
+
+
+def test_no_circle_of_files():
+    """Within a room, too, where its face, `__init__`, imports the others and they each other."""
+    graph = {name: {found for found in imports(tree) if found in MODULES} for name, tree in TREES.items()}
+    order = list(graphlib.TopologicalSorter(graph).static_order())  # CycleError names the circle
+    assert order.index("reidnb.files") < order.index("reidnb.experiments")
+
+
+def test_no_file_is_long():
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES.values()}
+    assert not {path.name: n for path, n in lines.items() if n > 400}
+    # The world, the datasets and the pictures are long and simple; the rest should read in an afternoon.
+    rest = [n for path, n in lines.items() if not {"synthetic", "datasets", "plots"} & set(path.parts)]
+    assert sum(rest) <= 4200, f"{sum(rest)} lines"
+
+
+def test_names_are_listed_in_faces_alone():
+    """`__all__` outside `__init__.py` is a second list of what a file's first lines already say."""
+    for name, path in MODULES.items():
+        assert path.name == "__init__.py" or "__all__" not in names_bound(TREES[name]), name
+
+
+def names_bound(tree):
+    assigned = [node for node in tree.body if isinstance(node, ast.Assign)]
+    return {target.id for node in assigned for target in node.targets if isinstance(target, ast.Name)}
+
+
+def private_names(tree):
+    """The private names of reidnb that a file outside asks for, by import or as `module._name`."""
+    modules = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "reidnb":
+            yield from (alias.name for alias in node.names if re.match(r"_(?!_)", alias.name))
+            modules |= {alias.asname or alias.name for alias in node.names if f"{node.module}.{alias.name}" in MODULES}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            yield from [node.attr] * bool(re.match(r"_(?!_)", node.attr))
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_no_private_name_crosses_a_file(name):
+    assert not list(private_names(TREES[name]))
+
+
+def test_a_private_name_is_seen():
+    source = "from reidnb import files\nfrom reidnb.files import _a\nfiles._b()\nfiles.__doc__, other._c"
+    assert list(private_names(ast.parse(source))) == ["_a", "_b"]
+
+
+def test_no_helper_is_defined_twice():
+    """Neither one name for two public functions of different files, nor one body under two names.
+
+    Some words mean what their room makes of them: a picture and a run are saved by different functions.
+    """
+    said_with_their_room = {"load", "save", "prepare", "claims", "make_world"}
+    homes, bodies = {}, {}
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                lines = [line for line in node.body if not is_docstring(line)]
+                if len(lines) > 1:
+                    bodies.setdefault(ast.dump(ast.Module([node.args, *lines], [])), set()).add(f"{name}.{node.name}")
+        if name != "reidnb.__main__":  # its functions are commands, and call what they are named after
+            public = [node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+            for helper in public:
+                if not helper.startswith("_") and helper not in said_with_their_room:
+                    homes.setdefault(helper, set()).add(name)
+    assert not [f"{helper} in {sorted(where)}" for helper, where in homes.items() if len(where) > 1]
+    assert not [sorted(where) for where in bodies.values() if len(where) > 1]
+
+
+def is_docstring(node):
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+# ---------------------------------------------------------------------------------------------- tests and notebooks
 
 
 def test_exact_pins_of_what_nbval_lives_in():
@@ -87,15 +269,17 @@ def test_notebook_cells_are_short_and_parameters_are_literals(path):
 
 
 def test_readme_tables_say_what_results_say():
-    runs = tables.read_runs(ROOT / "results" / "runs.csv")
-    plain = tables.summarise(runs[runs.changes == ""]).drop(columns="changes")
-    assert between(README, "results") == tables.markdown(plain)
-    assert (ROOT / "results" / "results.md").read_text() == tables.markdown(tables.summarise(runs)) + "\n"
-    ledger = tables.judge(runs)
-    assert between(README, "claims") == tables.markdown(tables.show_claims(ledger))
-    verdicts = tables.count_verdicts(ledger)
-    assert between(README, "verdicts") == tables.markdown(verdicts.rename_axis("").reset_index())
-    assert verdicts.to_numpy().sum() == len(ledger)
+    from reidnb import ledger  # here: the house is looked at without being entered
+
+    runs = ledger.read_runs(PACKAGE / "results" / "runs.csv")
+    plain = ledger.summarise(runs[runs.changes == ""]).drop(columns="changes")
+    assert between(README, "results") == ledger.markdown(plain)
+    assert (PACKAGE / "results" / "results.md").read_text() == ledger.markdown(ledger.summarise(runs)) + "\n"
+    judged = ledger.judge(runs)
+    assert between(README, "claims") == ledger.markdown(ledger.show_claims(judged))
+    verdicts = ledger.count_verdicts(judged)
+    assert between(README, "verdicts") == ledger.markdown(verdicts.rename_axis("").reset_index())
+    assert verdicts.to_numpy().sum() == len(judged)
 
 
 def test_readme_lists_every_notebook():
@@ -132,10 +316,3 @@ def test_every_notebook_checks_its_parameters_first(path):
     assert "experiments.check_parameters(profile, dataset, seed, device)" in setup
     for work in ("open_dataset(", "experiments.run(", "experiments.results(", "experiments.claims("):
         assert work not in setup or setup.index("check_parameters") < setup.index(work)
-
-
-def test_command_line_says_what_is_wrong_in_one_line():
-    ran = subprocess.run(
-        [sys.executable, "-m", "reidnb", "run", "basline"], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
-    assert ran.returncode == 2 and "did you mean 'baseline'" in ran.stderr and "Traceback" not in ran.stderr

@@ -1,51 +1,75 @@
-"""Scores, training and distances as curves."""
+"""Scores, training, distances, gains and tables of numbers: curves, dots, bars and heat maps."""
+
+import textwrap
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reidnb.plots.look import BLUE, GREEN, GREY, ORANGE, RED
-from reidnb.training import SIGNS
+from reidnb.plots.figures import BLUE, GREEN, GREY, ORANGE, RED, finite, series_look
 
-__all__ = ["cmc_curves", "distance_histogram", "histories", "seed_dots", "training_curves"]
+NO_LOSSES = ("epoch", "lr", "seconds", "length", "active_triplets", "active_anchors")  # what else a line of history has
+VERDICTS = {  # how a verdict begins: its colour and its mark
+    "holds": (GREEN, "o"),
+    "holds, smaller": (GREEN, "^"),
+    "no effect": (GREY, "s"),
+    "within noise": (GREY, "s"),
+    "opposite": (RED, "X"),
+    "does not hold": (RED, "X"),
+    "undecided": (ORANGE, "v"),
+    "one run": (BLUE, "P"),
+}
+UNKNOWN = ("black", "*")
+TICKS = (-50, -20, -10, -5, -2, 0, 2, 5, 10, 20, 50)
 
 
-def seed_dots(scores, xlabel="mAP (%)", reference=None, row=0.42):
-    """A dot a seed and a bar at their mean. scores: dict of row -> dict of series -> values in percent, one a seed.
+def seed_dots(scores, xlabel: str = "mAP (%)", reference=None, row: float = 0.42) -> Figure:
+    """A dot a seed and a bar at their mean. scores: dict of row -> dict of series -> values in percent, one a seed; a
+    series that was not run is an empty list.
 
     `reference` is a (name, value) to compare with, drawn as a dashed line; `row` the height of a row in inches.
     """
-    series = list(dict.fromkeys(name for line in scores.values() for name in line))
-    colours = dict(zip(series, [BLUE, ORANGE, GREEN, RED, GREY]))
+    _some(scores, "scores")
+    looks = {name: {} for line in scores.values() for name in line}
+    for i, name in enumerate(looks):
+        look = series_look(i)
+        looks[name] = {"color": look["color"], "marker": look["marker"]}
     figure, ax = plt.subplots(figsize=(7, row * len(scores) + 1.1))
-    for y, line in enumerate(scores.values()):
-        for name, values in line.items():
+    for y, (label, line) in enumerate(scores.items()):
+        for i, (name, values) in enumerate(line.items()):
             if not len(values):
                 continue
-            place = y + 0.13 * (list(line).index(name) - (len(line) - 1) / 2) * 2
-            ax.scatter(values, [place] * len(values), s=18, color=colours[name], alpha=0.6, linewidths=0)
-            ax.scatter(np.mean(values), place, marker="|", s=130, linewidths=2.5, color=colours[name])
-    for name in series:
-        ax.scatter([], [], s=30, color=colours[name], label=name)
+            values, place = finite(values, f"scores of {label}", (None,)), y + 0.26 * (i - (len(line) - 1) / 2)
+            ax.scatter(values, [place] * len(values), s=18, alpha=0.6, linewidths=0, **looks[name])
+            bar = {**looks[name], "marker": "|"}
+            ax.scatter(values.mean(), place, s=130, linewidths=2.5, **bar)
+    for name, look in looks.items():
+        ax.scatter([], [], s=30, label=name, **look)
     if reference is not None:
         name, value = reference
         ax.axvline(value, color="black", linestyle="--", linewidth=1, zorder=0, label=name)
-    ax.set(yticks=range(len(scores)), yticklabels=list(scores), xlabel=xlabel)
-    ax.invert_yaxis()
-    if len(series) > 1 or reference is not None:
-        ax.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series) + 1)
+    ax.set(yticks=range(len(scores)), yticklabels=list(scores), xlabel=xlabel, ylim=(len(scores) - 0.5, -0.5))
+    if len(looks) > 1 or reference is not None:
+        ax.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(looks) + 1)
     figure.tight_layout()
     return figure
 
 
-def histories(runs, columns, colours=None):
+def histories(runs, columns, colours=None) -> Figure:
     """Training side by side. runs: dict of name -> history (as `train` returns it); columns: dict of a key of its
-    lines -> title, one picture each; colours: one a run."""
-    figure, axes = plt.subplots(1, len(columns), figsize=(3.6 * len(columns), 2.9), squeeze=False)
+    lines -> title, one picture each; colours: one a run. A run without a key is left out of that picture."""
+    _some(runs, "runs")
+    figure, axes = plt.subplots(1, len(_some(columns, "columns")), figsize=(3.6 * len(columns), 2.9), squeeze=False)
     for ax, (key, title) in zip(axes[0], columns.items()):
-        for (name, history), colour in zip(runs.items(), colours or [BLUE, ORANGE, GREEN, RED, GREY]):
-            epochs, values = zip(*((line["epoch"], line[key]) for line in history if key in line))
-            ax.plot(epochs, values, marker="o", markersize=3, color=colour, label=name)
+        for i, (name, history) in enumerate(runs.items()):
+            lines = [line for line in history if key in line]
+            values = finite([line[key] for line in lines], f"{key!r} in the history of {name}") if lines else []
+            look = series_look(i, colours[i] if colours else None)
+            ax.plot([line["epoch"] for line in lines], values, markersize=3, label=name, **look)
+        if not any(len(line.get_xdata()) for line in ax.lines):
+            known = sorted({name for history in runs.values() for line in history for name in line})
+            raise ValueError(f"no history has {key!r}; they have {', '.join(known)}")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set(xlabel="epoch", title=title, ylim=(0, None))
     axes[0, 0].legend(fontsize=9)
@@ -53,61 +77,188 @@ def histories(runs, columns, colours=None):
     return figure
 
 
-def cmc_curves(scores, ranks=20):
-    """CMC curves: scores is a dict name -> Scores."""
+def cmc_curves(scores, ranks: int = 20) -> Figure:
+    """CMC curves: scores is a dict name -> Scores. A curve ends where its gallery does."""
     figure, ax = plt.subplots(figsize=(5.2, 3.3))
-    for name, s in scores.items():
-        ax.plot(
-            np.arange(1, ranks + 1),
-            100 * s.cmc[:ranks],
-            marker="o",
-            markersize=3,
-            label=f"{name} (mAP {100 * s.mAP:.1f})",
-        )
+    for i, (name, s) in enumerate(_some(scores, "scores").items()):
+        found = finite(s.cmc, f"the CMC of {name}", (None,))[:ranks]
+        label = f"{name} (mAP {100 * s.mAP:.1f})"
+        ax.plot(np.arange(1, len(found) + 1), 100 * found, markersize=3, label=label, **series_look(i))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set(
-        xlabel="rank k",
-        ylabel="queries with a right image\namong the first k (%)",
-        ylim=(0, 101),
-        xlim=(0.5, ranks + 0.5),
-    )
+    wanted = "queries with a right image\namong the first k (%)"
+    ax.set(xlabel="rank k", ylabel=wanted, ylim=(0, 101), xlim=(0.5, ranks + 0.5))
     ax.legend(loc="lower right", fontsize=9)
     figure.tight_layout()
     return figure
 
 
-def training_curves(history):
-    """Loss terms by epoch: history as `train` returns it."""
-    terms = [name for name in history[0] if name not in ("epoch", "lr", "seconds", *SIGNS)]
+def training_curves(history, words=None) -> Figure:
+    """Loss terms by epoch: history as `train` returns it; words: dict of a term -> what the legend calls it."""
+    if not history:
+        raise ValueError("the history is empty: nothing was trained")
+    terms = [name for name in history[0] if name not in NO_LOSSES]
     terms = terms[:1] if len(terms) == 2 else terms  # with one term the sum is that term
     figure, ax = plt.subplots(figsize=(5.2, 2.8))
-    for name in terms:
-        ax.plot(
-            [line["epoch"] for line in history],
-            [line[name] for line in history],
-            marker="o",
-            markersize=3,
-            label=name,
-        )
+    for i, name in enumerate(terms):
+        values = finite([line[name] for line in history], f"{name!r} in the history")
+        label = (words or {}).get(name, name.replace("_", " "))
+        ax.plot([line["epoch"] for line in history], values, markersize=3, label=label, **series_look(i))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="epoch", ylabel="mean loss")
     ax.legend()
     figure.tight_layout()
     return figure
 
 
-def distance_histogram(same, different, threshold=None, title=""):
+def distance_histogram(same, different, threshold: float | None = None, title: str = "") -> Figure:
     """Distances between images of the same person and of different people, each as a density."""
+    same, different = finite(same, "same"), finite(different, "different")
     figure, ax = plt.subplots(figsize=(6, 3))
-    bins = np.linspace(0, max(np.max(same), np.max(different)), 60)
-    for values, colour, name in (
-        (different, RED, "different people"),
-        (same, GREEN, "same person, another camera"),
+    bins = np.linspace(0, max(same.max(), different.max()), 60)
+    for values, colour, hatch, name in (
+        (different, RED, "////", "different people"),
+        (same, GREEN, None, "same person, another camera"),
     ):
-        ax.hist(values, bins, density=True, color=colour, alpha=0.55, label=name)
+        look = {"color": colour, "alpha": 0.55, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
+        ax.hist(values.ravel(), bins, density=True, histtype="stepfilled", label=name, **look)
     if threshold is not None:
         ax.axvline(threshold, color="black", linestyle="--", linewidth=1)
         ax.annotate(f" {threshold:.2f}", (threshold, ax.get_ylim()[1]), va="top", fontsize=9)
-    ax.set(xlabel="distance between two embeddings", yticks=[], ylabel="share of pairs", title=title)
-    ax.legend(fontsize=9)
+    ax.set(xlabel="distance between two embeddings", yticks=[], ylabel="share of pairs")
+    ax.set_title(title, pad=26)  # above the legend
+    ax.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     figure.tight_layout()
     return figure
+
+
+def verdict_look(verdict: str) -> tuple[str, str]:
+    """Colour and mark of a verdict of the ledger; black and a star for one that is not known here."""
+    starts = [start for start in VERDICTS if verdict.startswith(start)]
+    return VERDICTS[max(starts, key=len)] if starts else UNKNOWN
+
+
+def claim_bars(ledger, width: int = 62) -> Figure:
+    """Gains in the direction claimed, with their 95 % intervals: what lies right of zero as a whole, holds.
+
+    ledger: rows of `experiments.claims()`. A diamond is the paper's gain. Within five points of zero the axis is
+    linear, beyond logarithmic.
+    """
+    rows = _that_ran(ledger)
+    labels = ["\n".join(textwrap.wrap(f"{row.statement} [{row.dataset}]", width)) for row in rows.itertuples()]
+    lines = sum(label.count("\n") + 1 for label in labels)
+    figure, ax = plt.subplots(figsize=(10, 0.17 * lines + 0.16 * len(rows) + 1.2))
+    place, places = 0.0, []
+    for label, row in zip(labels, rows.itertuples()):
+        place += 0.5 * (label.count("\n") + 1) + 0.5
+        places.append(place)
+        ours, paper = (row.sign * gain + row.slack for gain in (row.gain, row.paper_gain))
+        _gain(ax, ours, place, row, "x")
+        ax.scatter(paper, place, marker="D", s=26, facecolors="none", edgecolors="black", zorder=3)  # NaN: not drawn
+        place += 0.5 * (label.count("\n") + 1)
+    ax.axvline(0, color="black", linewidth=1)
+    limits = ax.get_xlim()
+    ax.set_xscale("symlog", linthresh=5)
+    ax.set_xticks([tick for tick in TICKS if limits[0] <= tick <= limits[1]])
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.set(yticks=places, xlabel="points in the direction claimed")
+    ax.set_yticklabels(labels, fontsize=8)
+    ax.invert_yaxis()
+    ax.scatter([], [], marker="D", s=26, facecolors="none", edgecolors="black", label="the paper's gain")
+    _verdict_legend(ax, rows, loc="lower right", bbox_to_anchor=(1, 1), ncols=4)
+    figure.tight_layout()
+    return figure
+
+
+def paper_and_ours(ledger) -> Figure:
+    """The papers' gains and ours, a point a claim, filled on the built-in world and open on photographs: on the
+    diagonal they agree."""
+    rows = _that_ran(ledger)
+    rows = rows[rows.paper_gain.notna()]
+    if rows.empty:
+        raise ValueError("no claim that ran has a paper's gain to compare with")
+    drawn = [all(part.startswith("synthetic") for part in dataset.split("->")) for dataset in rows.dataset]
+    figure, ax = plt.subplots(figsize=(5.8, 4.8))
+    for row, filled in zip(rows.itertuples(), drawn):
+        _gain(ax, row.paper_gain, row.gain, row, "y", alpha=0.8, markerfacecolor=None if filled else "white")
+    equal = np.linspace(rows.paper_gain.min(), rows.paper_gain.max(), 200)
+    ax.plot(equal, equal, color="black", linestyle="--", linewidth=1)
+    ax.axhline(0, color=GREY, linewidth=0.8)
+    ax.set_yscale("symlog", linthresh=10)
+    ax.set_yticks([tick for tick in TICKS if rows.gain.min() - 5 <= tick <= rows.gain.max() + 5])
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.set(xlabel="the paper's gain, points", ylabel="ours, points")
+    if not all(drawn):
+        ax.scatter([], [], marker="o", facecolors="white", edgecolors="black", label="open: photographs")
+    _verdict_legend(ax, rows, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    figure.tight_layout()
+    return figure
+
+
+def camera_heat(scores) -> Figure:
+    """mAP between cameras (C, C), NaN where nothing was searched, as a heat map in percent, a row a query's camera."""
+    scores = np.asarray(scores, float)
+    if scores.ndim != 2 or len(set(scores.shape)) != 1 or np.isnan(scores).all():
+        raise ValueError(
+            f"scores must be a square of cameras with a number in it, got {scores.shape} of {scores!r:.80}"
+        )
+    import seaborn as sns
+
+    names = [f"c{camera + 1}" for camera in range(len(scores))]
+    figure, ax = plt.subplots(figsize=(0.62 * len(scores) + 1.6, 0.55 * len(scores) + 0.8))
+    look = {"annot": True, "fmt": ".0f", "cmap": "crest", "cbar_kws": {"label": "mAP, %"}}
+    sns.heatmap(100 * scores, mask=np.isnan(scores), xticklabels=names, yticklabels=names, ax=ax, **look)
+    ax.set(xlabel="camera searched in", ylabel="camera of the query")
+    ax.tick_params(rotation=0)
+    ax.grid(False)
+    figure.tight_layout()
+    return figure
+
+
+def cooccurrence(matrices, names) -> Figure:
+    """Which statements are true together. matrices: dict of title -> (K, K) correlations; names: K of them."""
+    _some(matrices, "matrices")
+    import seaborn as sns
+
+    k, size = len(names), (4.6 * len(matrices), 4.3)
+    figure, axes = plt.subplots(1, len(matrices), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for ax, (title, matrix) in zip(axes[0], matrices.items()):
+        matrix, last = finite(matrix, f"the correlations of {title}", (k, k)), ax is axes[0, -1]
+        look = {"cmap": "vlag", "vmin": -1, "vmax": 1, "square": True, "linewidths": 0.5, "cbar": last}
+        bar = {"label": "correlation", "shrink": 0.8}
+        sns.heatmap(matrix, mask=np.eye(k, dtype=bool), ax=ax, cbar_kws=bar if last else None, **look)
+        ax.set_xticks(np.arange(k) + 0.5, names, rotation=60, ha="right", fontsize=8)
+        ax.set_yticks(np.arange(k) + 0.5, names, rotation=0, fontsize=8)
+        ax.set_title(title)
+        ax.grid(False)
+    return figure
+
+
+def _some(mapping, name):
+    """A dict that is not empty."""
+    if not isinstance(mapping, dict) or not mapping:
+        raise ValueError(f"{name} must be a dict with something in it, got {mapping!r:.80}")
+    return mapping
+
+
+def _that_ran(ledger):
+    rows = ledger[ledger.seeds > 0]
+    if rows.empty:
+        raise ValueError(f"of these {len(ledger)} rows of the ledger none has runs: there is nothing to draw")
+    return rows
+
+
+def _gain(ax, x, y, row, direction, **look):
+    """A row of the ledger as a mark with its interval along x or y."""
+    colour, marker = verdict_look(row.verdict)
+    spread = 0 if np.isnan(row.spread) else row.spread
+    look = {key: value for key, value in look.items() if value is not None}
+    look |= {"color": colour, "fmt": marker, "markersize": 6, "capsize": 2, "linewidth": 2}
+    ax.errorbar(x, y, **{f"{direction}err": spread}, **look)
+
+
+def _verdict_legend(ax, rows, **place):
+    order = [*VERDICTS.values(), UNKNOWN]
+    for verdict in sorted(set(rows.verdict), key=lambda verdict: (order.index(verdict_look(verdict)), verdict)):
+        colour, marker = verdict_look(verdict)
+        ax.scatter([], [], color=colour, marker=marker, label=verdict)
+    ax.legend(fontsize=9, **place)

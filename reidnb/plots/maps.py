@@ -1,124 +1,166 @@
-"""Features as a map in the plane: who lies beside whom, with a number that says how far to believe it."""
+"""Points in the plane: maps of features, and what a loss does to points."""
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.patches import Patch
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE, trustworthiness
 
-from reidnb.attributes import ask
-from reidnb.plots.look import GREY
-
-__all__ = ["embedding_map", "picture_map", "plane"]
+from reidnb.plots.figures import BLUE, GREEN, GREY, GROUPS, LINES, MARKERS, ORANGE, RED, finite
+from reidnb.plots.pictures import as_picture
 
 
-def plane(features, method="tsne", perplexity=15, seed=0):
+def plane(features, method: str = "tsne", perplexity: float = 15, seed: int = 0) -> np.ndarray:
     """Features (N, D) -> points (N, 2): t-SNE (van der Maaten and Hinton, 2008) from PCA's plane, or PCA alone."""
-    if method == "pca":
-        return PCA(2, random_state=seed).fit_transform(features)
-    if method != "tsne":
+    if method not in ("tsne", "pca"):
         raise ValueError(f"method must be 'tsne' or 'pca', got {method!r}")
-    if not 1 < perplexity < len(features):
+    finite(features, "features", (None, None))
+    if method == "tsne" and not 1 < perplexity < len(features):
         raise ValueError(f"perplexity, about the neighbours of a point, must lie between 1 and {len(features)} points")
+    if min(np.shape(features)) < 2:
+        raise ValueError(f"a plane needs two points of two values at least, got features {np.shape(features)}")
+    if method == "pca":
+        from sklearn.decomposition import PCA
+
+        return PCA(2, random_state=seed).fit_transform(features)
+    from sklearn.manifold import TSNE
+
     return TSNE(perplexity=perplexity, random_state=seed, init="pca").fit_transform(features)
 
 
-def picture_map(ax, points, images, groups, size=0.45):
-    """Pictures at points (N, 2) of the plane, framed in one colour for each value of `groups` (N,); None is grey.
+def picture_map(ax, points, images, groups, size: float = 0.45) -> dict:
+    """Pictures at points (N, 2) of the plane, framed in one colour and line style for each value of `groups` (N,);
+    None is grey -> dict of value -> a handle for the legend, labelled with the value.
 
     images: uint8 (N, 3, H, W). size: a picture's height in inches.
     """
+    points = finite(points, "points", (len(images), 2))
+    if len(groups) != len(points):
+        raise ValueError(f"{len(groups)} groups for {len(points)} points")
     values = sorted({group for group in groups if group is not None})  # so that two maps agree
-    colours = dict(zip(values, plt.get_cmap("hsv")(np.linspace(0, 1, len(values) + 1))))
-    if len(values) <= 10:
-        colours = dict(zip(values, plt.get_cmap("tab10").colors))
-    ax.scatter(*np.asarray(points).T, s=0)  # sets the limits
+    n, styles = len(GROUPS), LINES[:4]
+    looks = {v: {"edgecolor": GROUPS[i % n], "linestyle": styles[(i + i // n) % 4]} for i, v in enumerate(values)}
+    ax.scatter(*points.T, s=0)  # sets the limits
     for point, image, group in zip(points, images, groups):
-        picture = OffsetImage(image.transpose(1, 2, 0), zoom=72 * size / image.shape[1], interpolation="antialiased")
-        frame = {"edgecolor": colours.get(group, GREY), "linewidth": 1.8, "boxstyle": "square,pad=0"}
+        image = as_picture(image)
+        picture = OffsetImage(image, zoom=72 * size / len(image), interpolation="antialiased")
+        frame = looks.get(group, {"edgecolor": GREY}) | {"linewidth": 1.8, "boxstyle": "square,pad=0"}
         ax.add_artist(AnnotationBbox(picture, point, pad=0, bboxprops=frame))
     ax.margins(0.07)
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
-    return colours
+    return {v: Patch(facecolor="white", linewidth=1.8, label=str(v), **look) for v, look in looks.items()}
 
 
-def embedding_map(result, colour="identity", people=12, method="tsne", perplexity=15, seed=0, device=None, other=None):
-    """What a kept run learned, as two maps side by side: people it was trained on, and people of the test.
+def embedding_map(sides: dict, legend: str = "", method: str = "tsne", perplexity: float = 15, seed: int = 0) -> Figure:
+    """What a model makes of pictures, as maps side by side: who lies beside whom, and how far to believe it.
 
-    result: an `experiments.Result`. Of each side `people` are drawn by lot, with all their pictures. The frames tell
-    the "identity", the "camera", or any attribute of the dataset by its name; above each map stands its
+    sides: dict of a title ("people it was trained on", "new people") -> (features (N, D), images (N, 3, H, W), groups
+    (N,)), a map each. The frames tell the groups: words, or None where nothing is known. With `legend`, its title, the
+    words stand below each map; without (for identities, which the pictures show) they do not. Above it stands its
     trustworthiness (Venna and Kaski, 2001): 1 when the ten neighbours of every point are true ones, about a half when
-    they are drawn by lot. A map of few people flatters: what is far away is not in it.
-
-    With "domain" it is one map of two: the test's people beside those of `other`, a ReIDDataset opened at the same
-    size, or, for a run on a pair "source->target", beside its training people. Raises ValueError where there is no
-    other domain, no such attribute, or where people or pictures are too few.
+    they are drawn by lot. A map of few people flatters: what is far away is not in it. `method`, `perplexity` and
+    `seed` as `plane` takes them. Raises ValueError for fewer than five pictures, or where lengths differ.
     """
-    data, rng = result.data(), np.random.default_rng(seed)
-    if colour == "domain":
-        maps = {"two domains, of each": _two_domains(data, other, people, rng)}
-    else:
-        sides = {"training": (data.train,), "test": (data.query, data.gallery)}
-        maps = {
-            side: _some_people(splits, people, colour, data.attribute_names, rng) for side, splits in sides.items()
-        }
-    figure, axes = plt.subplots(1, len(maps), figsize=(6.5 * len(maps), 6.3), squeeze=False)
-    for ax, (side, (images, groups)) in zip(axes.flat, maps.items()):
-        if len(images) < 5:
-            raise ValueError(f"a map needs five pictures; {people} people of {side} have {len(images)}: take more")
-        features = result.embed(images, device)
+    from sklearn.manifold import trustworthiness
+
+    if not sides:
+        raise ValueError("sides must be a dict of title -> (features, images, groups), got an empty one")
+    figure, axes = plt.subplots(1, len(sides), figsize=(6.5 * len(sides), 6.3), squeeze=False)
+    for ax, (title, (features, images, groups)) in zip(axes.flat, sides.items()):
+        if not len(features) == len(images) == len(groups) or len(images) < 5:
+            counts = f"{len(features)} features, {len(images)} pictures and {len(groups)} groups"
+            raise ValueError(f"a map needs five pictures or more, each with features and a group; {title}: {counts}")
         points = plane(features, method, perplexity, seed)
-        frames = picture_map(ax, points, images, groups)
+        handles = picture_map(ax, points, images, groups)
         trust = trustworthiness(features, points, n_neighbors=min(10, (len(images) - 1) // 2))
-        ax.set_title(f"{side}: {people} people, {len(images)} pictures, trustworthiness {trust:.2f}")
-        if colour != "identity":
-            handles = [Patch(color=frames[group], label=_words(data, colour, group)) for group in sorted(frames)]
-            below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": 8}
-            ax.legend(handles=handles, title=colour, title_fontsize="small", fontsize="small", frameon=False, **below)
+        ax.set_title(f"{title}, {len(images)} pictures, trustworthiness {trust:.2f}")
+        if legend:
+            below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": 8, "frameon": False}
+            ax.legend(handles=[*handles.values()], title=legend, title_fontsize="small", fontsize="small", **below)
     figure.tight_layout()
     return figure
 
 
-def _two_domains(data, other, people, rng):
-    """Pictures of the test's people and of another domain's, and the names of the two."""
-    if other is None and "->" not in data.name:
-        raise ValueError(f"{data.name} is one domain: give `other` a dataset, or a run on a pair 'source->target'")
-    source, _, target = data.name.rpartition("->")
-    domains = {target: (data.query, data.gallery)}
-    domains[other.name if other else source] = (other.query, other.gallery) if other else (data.train,)
-    images = [_some_people(splits, people, "identity", (), rng)[0] for splits in domains.values()]
-    return np.concatenate(images), np.repeat(list(domains), [len(part) for part in images]).tolist()
+def domain_maps(maps, domains, names=("source", "target"), titles=None) -> Figure:
+    """Points in the plane, side by side: maps is a list of (N, 2), domains (N,) says 0 or 1."""
+    if not len(maps) or (titles is not None and len(titles) != len(maps)):
+        raise ValueError(f"{len(maps)} maps with {len(titles or ())} titles: there must be a map, and a title for each")
+    domains = finite(domains, "domains", (None,))
+    figure, axes = plt.subplots(1, len(maps), figsize=(4.6 * len(maps), 3.9), squeeze=False)
+    for i, (ax, points) in enumerate(zip(axes[0], maps)):
+        points = finite(points, "points", (len(domains), 2))
+        for domain, (colour, marker) in enumerate(((ORANGE, "o"), (BLUE, "^"))):
+            chosen = domains == domain
+            look = {"s": 12, "color": colour, "marker": marker, "alpha": 0.6, "linewidths": 0}
+            ax.scatter(*points[chosen].T, label=names[domain], **look)
+        ax.set(xticks=[], yticks=[], title=titles[i] if titles else "")
+        ax.grid(False)
+        ax.spines[:].set(visible=True, color=GREY)
+    axes[0, 0].legend(loc="best", markerscale=2)
+    figure.tight_layout()
+    return figure
 
 
-def _some_people(splits, people, colour, attribute_names, rng):
-    """The pictures of some people, in all splits, and what their frames tell."""
-    known = np.unique(np.concatenate([split.pids[split.pids > 0] for split in splits]))
-    if len(known) < people:
-        raise ValueError(f"{people} people were asked for, this side has {len(known)}")
-    chosen = rng.choice(known, people, replace=False)
-    images, labels = [], []
-    for split in splits:
-        here = split.select(np.isin(split.pids, chosen))
-        images.append(here.images)
-        labels += _labels(here, colour, attribute_names).tolist()
-    return np.concatenate(images), labels
+def forces(ax, points, labels, slopes, title: str = "") -> None:
+    """What a loss does to points in the plane. points (N, 2), labels (N,); slopes (N, N): the loss's derivative by
+    each pair's distance.
+
+    A green line pulls its two points together and a red dashed one pushes them apart, as thick as the loss insists;
+    arrows show where each point goes in sum.
+    """
+    points = finite(points, "points", (len(labels), 2))
+    slopes = finite(slopes, "slopes", (len(points), len(points)))
+    slopes = slopes + slopes.T
+    strongest = np.abs(slopes).max() or 1.0
+    for i, j in np.argwhere(np.triu(np.abs(slopes) > 1e-9 * strongest, 1)):
+        share = abs(slopes[i, j]) / strongest
+        colour, line = (GREEN, "-") if slopes[i, j] > 0 else (RED, "--")
+        look = {"linewidth": 0.4 + 2.6 * share, "alpha": 0.15 + 0.5 * share, "zorder": 1}
+        ax.plot(*points[[i, j]].T, color=colour, linestyle=line, **look)
+    away = points[:, None] - points
+    unit = away / np.maximum(np.linalg.norm(away, axis=2, keepdims=True), 1e-9)
+    moves = -(slopes[:, :, None] * unit).sum(1)
+    longest = np.linalg.norm(moves, axis=1).max()
+    if longest:
+        moves = moves * 0.18 * np.ptp(points, axis=0).max() / longest
+        look = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.006, "color": "black", "zorder": 3}
+        ax.quiver(*points.T, *moves.T, **look)
+        ax.update_datalim(points + moves)  # an arrow may leave the cloud of points
+    _identities(ax, points, labels)
+    ax.set_title(title, fontsize=9)
 
 
-def _labels(split, colour, attribute_names):
-    if colour == "identity":
-        return split.pids
-    if colour == "camera":
-        return split.camids
-    if colour not in attribute_names or split.attributes is None:
-        known = ", ".join(("identity", "camera", "domain", *attribute_names))
-        raise ValueError(f"colour {colour!r} is not known of these pictures; known: {known}")
-    values = split.attributes[:, list(attribute_names).index(colour)]
-    return np.where(values < 0, None, values)  # unknown
+def filmstrip(points, labels, slopes, frames, steps) -> Figure:
+    """A row of pictures: the forces on some points, then what a network's plane looks like while the loss trains it.
+
+    points, labels, slopes as in `forces`; frames: a list of (points (M, 2), labels (M,)), one for each of `steps`.
+    """
+    if not len(frames) or len(frames) != len(steps):
+        raise ValueError(f"{len(frames)} frames for {len(steps)} steps: there must be one for each")
+    figure, axes = plt.subplots(1, len(frames) + 1, figsize=(2 * len(frames) + 2.2, 2.25))
+    forces(axes[0], points, labels, slopes, "forces")
+    where = [finite(points, "points of a frame", (len(who), 2)) for points, who in frames]
+    centred = [points - points.mean(0) for points in where]
+    reach = 1.1 * max(np.abs(points).max() for points in centred) or 1.0  # collapsed: all in one place
+    for ax, points, (_, who), step in zip(axes[1:], centred, frames, steps):
+        _identities(ax, points, who, size=20)
+        ax.set(xlim=(-reach, reach), ylim=(-reach, reach))
+        ax.set_title(f"step {step}", fontsize=9)
+    figure.tight_layout(pad=0.4)
+    return figure
 
 
-def _words(data, colour, group):
-    if colour == "domain":
-        return group
-    return f"c{group + 1}" if colour == "camera" else ask(data).meaning(data.attribute_names.index(colour), group)
+def _identities(ax, points, labels, size=34):
+    """Points in a colour and a shape for each person."""
+    people, labels = np.unique(np.asarray(labels)), np.asarray(labels)
+    few = (BLUE, ORANGE, "#7b4f9d")  # away from the green and red of the forces
+    colours = few if len(people) <= len(few) else GROUPS
+    for i, person in enumerate(people):
+        look = {"color": colours[i % len(colours)], "marker": MARKERS[(i + i // len(colours)) % len(MARKERS)]}
+        ax.scatter(*points[labels == person].T, s=size, edgecolors="white", linewidths=0.6, zorder=2, **look)
+    ax.set(xticks=[], yticks=[], aspect="equal")
+    ax.margins(0.12)
+    ax.grid(False)
+    for side in ("left", "bottom"):
+        ax.spines[side].set_visible(False)

@@ -1,59 +1,64 @@
-"""Horizontal stripes: what each sees, which one is compared with which."""
+"""Horizontal stripes: what each sees and knows, which one is compared with which."""
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
-from reidnb.plots.look import BLUE, GREEN, GREY, ORANGE, RED
-from reidnb.plots.people import show_person
-
-__all__ = ["aligned_pair", "alignments", "rigid_pairs", "stripe_maps"]
+from reidnb.plots.figures import BLUE, GREEN, GREY, ORANGE, RED, finite
+from reidnb.plots.pictures import as_picture, show_person
 
 
-def stripe_maps(images, maps, stripes):
+def stripe_maps(images, maps, stripes) -> Figure:
     """Pictures, the network's map laid over them, and what pooling leaves of it: a column of stripes.
 
     images (N, 3, H, W); maps (N, h, w), how strongly each cell answers; stripes (N, parts, c), shown as colours: their
     first three principal components over all stripes given, so that like features have like colours.
     """
-    parts = stripes.shape[1]
-    flat = stripes.reshape(-1, stripes.shape[2]) - stripes.reshape(-1, stripes.shape[2]).mean(0)
+    images = [as_picture(image) for image in images]
+    maps = finite(maps, "maps", (len(images), None, None))
+    stripes = finite(stripes, "stripes", (len(images), None, None))
+    parts, flat = stripes.shape[1], stripes.reshape(-1, stripes.shape[2])
+    if min(flat.shape) < 3:
+        raise ValueError(f"three colours need three stripes of three values or more, got stripes {stripes.shape}")
+    flat = flat - flat.mean(0)
     seen = flat @ np.linalg.svd(flat, full_matrices=False)[2][:3].T
     low, high = np.percentile(seen, [2, 98], axis=0)
-    colours = np.clip((seen - low) / (high - low), 0, 1).reshape(len(images), parts, 1, 3)
-    height, width = images.shape[2:]
+    colours = np.clip((seen - low) / np.maximum(high - low, 1e-9), 0, 1).reshape(len(images), parts, 1, 3)
+    height, width = images[0].shape[:2]
     extent = (0, width, height, 0)
     figure, axes = plt.subplots(1, 3 * len(images), figsize=(2.35 * len(images), 2.1), squeeze=False)
-    for line, image, cells, colour in zip(axes.reshape(-1, 3), images, maps, colours):
-        show_person(line[0], image)
-        _cut(line[0], height, parts, 0, width)
-        show_person(line[1], image)
-        line[1].imshow(cells, extent=extent, cmap="magma", alpha=0.65)
-        line[2].imshow(np.broadcast_to(colour, (parts, 2, 3)), extent=(0, width, height, 0))
-        _cut(line[2], height, parts, 0, width)
-        line[2].set(xticks=[], yticks=[])
-        line[2].grid(False)
+    for (plain, covered, pooled), image, cells, colour in zip(axes.reshape(-1, 3), images, maps, colours):
+        show_person(plain, image)
+        _cut(plain, height, parts, 0, width)
+        show_person(covered, image)
+        covered.imshow(cells, extent=extent, cmap="magma", alpha=0.65)
+        pooled.imshow(np.broadcast_to(colour, (parts, 2, 3)), extent=extent)
+        _cut(pooled, height, parts, 0, width)
+        pooled.set(xticks=[], yticks=[])
+        pooled.grid(False)
     for ax, title in zip(axes[0], ("picture", "map", "stripes")):
         ax.set_title(title, fontsize=8, pad=2)
     figure.tight_layout(pad=0.2, w_pad=0.2)
     return figure
 
 
-def rigid_pairs(pairs, distances, titles):
+def rigid_pairs(pairs, distances, titles) -> Figure:
     """Pairs of pictures side by side with each stripe's distance between them, as a bar and a number.
 
     pairs: list of (image, image); distances (len(pairs), parts), in [0, 1); titles: one a pair. The widest bar is the
     stripe that differs most.
     """
+    _one_each(pairs, distances=distances, titles=titles)
     figure, axes = plt.subplots(1, len(pairs), figsize=(2.5 * len(pairs), 2.9), squeeze=False)
     for ax, (a, b), costs, title in zip(axes[0], pairs, distances, titles):
+        costs = finite(costs, f"distances of {title!r}", (None,))
         height, width, right = _side_by_side(ax, a, b, gap=1.3)
         edges = np.linspace(0, height, len(costs) + 1)
         middle, reach = (width + right) / 2, 0.9 * (right - width)
         for top, bottom, cost in zip(edges, edges[1:], costs):
-            thick = 0.72 * (bottom - top)
-            ax.barh(
-                (top + bottom) / 2, cost * reach, thick, middle - cost * reach / 2, color=_shade(cost), zorder=3
-            )
+            colour = GREEN if cost < 0.35 else GREY if cost < 0.5 else RED
+            bar = {"height": 0.72 * (bottom - top), "left": middle - cost * reach / 2, "color": colour, "zorder": 3}
+            ax.barh((top + bottom) / 2, cost * reach, **bar)
             ax.text(middle, (top + bottom) / 2, f"{cost:.2f}", fontsize=7, ha="center", va="center", zorder=4)
         for x in (0, right):
             _cut(ax, height, len(costs), x, width)
@@ -62,34 +67,30 @@ def rigid_pairs(pairs, distances, titles):
     return figure
 
 
-def aligned_pair(ax, a, b, costs, path):
+def aligned_pair(ax, a, b, costs, path) -> None:
     """Two pictures and a line for each step of the path between their stripes (AlignedReID, figure 5).
 
     costs (H, W) as `alignment.stripe_costs` gives them, path as `alignment.shortest_path` does. A line is the thicker
     the more the loss listens to it: by 1 - cost^2, the slope of eq. 1, from the matrix's flattest to its steepest.
     """
+    slopes = 1 - finite(costs, "costs", (None, None)) ** 2
     height, width, right = _side_by_side(ax, a, b, gap=1.0)
-    slopes = 1 - np.asarray(costs, float) ** 2
     weights = (slopes - slopes.min()) / max(np.ptp(slopes), 1e-9)
     left_y, right_y = ((np.arange(n) + 0.5) * height / n for n in slopes.shape)
     for i, j in path:
-        weight = weights[i, j]
-        ax.plot(
-            [width, right],
-            [left_y[i], right_y[j]],
-            color=BLUE,
-            linewidth=0.3 + 4 * weight,
-            alpha=0.3 + 0.6 * weight,
-        )
+        look = {"linewidth": 0.3 + 4 * weights[i, j], "alpha": 0.3 + 0.6 * weights[i, j]}
+        ax.plot([width, right], [left_y[i], right_y[j]], color=BLUE, linestyle="-", **look)
     for n, x in zip(slopes.shape, (0, right)):
         _cut(ax, height, n, x, width)
 
 
-def alignments(pairs, costs, paths, titles):
-    """Pairs of pictures with their alignment and, below, the matrix of costs with its shortest path (figures 3 and 5).
+def alignments(pairs, costs, paths, titles) -> Figure:
+    """Pairs of pictures with their alignment and, below, the matrix of costs with its shortest path (figures 3 and 5);
+    a dashed line is the way of rigid stripes.
 
     pairs: list of (image, image); costs: list of (H, W); paths: list of paths; titles: one a pair.
     """
+    _one_each(pairs, costs=costs, paths=paths, titles=titles)
     figure, axes = plt.subplots(2, len(pairs), figsize=(2.3 * len(pairs), 4.9), squeeze=False)
     low, high = min(np.min(c) for c in costs), max(np.max(c) for c in costs)
     for (top, below), (a, b), matrix, path, title in zip(axes.T, pairs, costs, paths, titles):
@@ -97,7 +98,7 @@ def alignments(pairs, costs, paths, titles):
         top.set_title(title, fontsize=9)
         below.imshow(matrix, cmap="Greys", vmin=low, vmax=high)
         rows, columns = np.array(path).T
-        below.plot(columns, rows, color=BLUE, linewidth=2.2, marker="o", markersize=4)
+        below.plot(columns, rows, color=BLUE, linestyle="-", linewidth=2.2, marker="o", markersize=4)
         last, first = np.shape(matrix)[1] - 1, np.shape(matrix)[0] - 1
         below.plot([0, last], [0, first], color=ORANGE, linewidth=1, linestyle="--")
         below.set(xticks=[], yticks=[], xlabel="right picture's stripes")
@@ -107,25 +108,68 @@ def alignments(pairs, costs, paths, titles):
     return figure
 
 
+def stripes_and_votes(image, edges, known, names, votes=None, label: str = "", limits=(None, None)) -> Figure:
+    """A person cut into overlapping stripes and, beside them, what each stripe knows of each question.
+
+    image (3, H, W); edges (stripes, 2): tops and bottoms as shares of the height; known (stripes, M), the brighter the
+    more, NaN where nothing is known; names: M questions; votes: {title: the stripes elected in each question (seeds,
+    M)}, two at most, shown as red dots and white diamonds; label: of the colour bar; limits: of its values.
+    """
+    edges, known, (height, width) = finite(edges, "edges", (None, 2)), np.asarray(known), as_picture(image).shape[:2]
+    if known.shape != (len(edges), len(names)) or np.isnan(known).all():
+        raise ValueError(f"known must hold numbers, {len(edges)} stripes by {len(names)} names; got {known.shape}")
+    widths = {"width_ratios": [1.3, 5.2]}
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), gridspec_kw=widths, layout="constrained")
+    show_person(left, image)
+    for n, (top, bottom) in enumerate(edges * height):
+        x = width * (1.08 + 0.13 * (n % 2))  # neighbours overlap: one beside the other
+        look = {"color": (BLUE, ORANGE)[n % 2], "linestyle": "-", "linewidth": 4, "clip_on": False}
+        left.plot([x, x], [top + 0.5, bottom - 0.5], **look)
+        left.text(1.28 * width, (top + bottom) / 2, str(n + 1), fontsize=8, va="center")
+    left.set(xlim=(-0.5, 1.4 * width), ylim=(height - 0.5, -0.5))
+    shown = right.imshow(known, cmap="Greens", aspect="auto", vmin=limits[0], vmax=limits[1])
+    figure.colorbar(shown, label=label, pad=0.02)
+    looks = (
+        {"color": RED, "edgecolors": "white", "marker": "o"},
+        {"color": "white", "edgecolors": "black", "marker": "D"},
+    )
+    for (title, elected), look, up in zip((votes or {}).items(), looks, (-0.15, 0.2)):
+        elected = finite(elected, f"votes of {title!r}", (None, len(names)))
+        seeds, questions = np.indices(elected.shape)
+        x = questions + min(0.2, 0.8 / len(elected)) * (seeds - (len(elected) - 1) / 2)
+        right.scatter(x, elected + up, s=24, linewidths=0.7, zorder=3, label=title, **look)
+    if votes:
+        right.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), borderpad=0, ncols=len(votes))
+    right.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=9)
+    right.set_yticks(range(len(known)), range(1, len(known) + 1))
+    right.set(ylabel="stripe")
+    right.grid(False)
+    return figure
+
+
+def _one_each(pairs, **others):
+    """Pairs of pictures, and one of everything else for each of them."""
+    counts = {name: len(values) for name, values in others.items()}
+    if not len(pairs) or set(counts.values()) != {len(pairs)}:
+        said = ", ".join(f"{count} {name}" for name, count in counts.items())
+        raise ValueError(f"there must be a pair of pictures, and one of each for it; got {len(pairs)} pairs, {said}")
+
+
 def _side_by_side(ax, a, b, gap):
     """Two pictures on one pair of axes -> their height, width, and where the right one starts."""
-    a, b = (np.asarray(image).transpose(1, 2, 0) for image in (a, b))
+    a, b = as_picture(a), as_picture(b)
     height, width = a.shape[:2]
     right = (1 + gap) * width
     for image, x in ((a, 0), (b, right)):
         ax.imshow(image, extent=(x, x + width, height, 0), interpolation="antialiased")
     ax.set(xlim=(-0.5, right + width + 0.5), ylim=(height, 0), xticks=[], yticks=[])
     ax.grid(False)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    ax.spines[:].set_visible(False)
     return height, width, right
-
-
-def _shade(cost):
-    """From green, alike, over grey to red, different."""
-    return GREEN if cost < 0.35 else GREY if cost < 0.5 else RED
 
 
 def _cut(ax, height, parts, left, width):
     """White lines between the stripes of a picture."""
+    limits = ax.axis()
     ax.hlines(np.linspace(0, height, parts + 1)[1:-1], left, left + width, color="white", linewidth=0.7)
+    ax.axis(limits)

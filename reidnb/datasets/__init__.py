@@ -1,28 +1,43 @@
 """One interface over every dataset: `open_dataset(name)` -> train, query and gallery, decoded once and memory-mapped.
 
-    market = open_dataset("market1501", root="...")     # or set REIDNB_DATA to the folder that holds the datasets
-    pair = open_dataset("synthetic->market1501")        # learn from one, be tested on the other
-    print(market)                                       # images, identities and cameras per split
-    market.train.images[:8], market.train.pids[:8]
+market = open_dataset("market1501", root="...")     # or set REIDNB_DATA to the folder that holds the datasets
+pair = open_dataset("synthetic->market1501")        # learn from one, be tested on the other
+print(market)                                       # images, identities and cameras per split
+market.train.images[:8], market.train.pids[:8]
 """
 
+import difflib
 import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from reidnb.datasets.drawn import SIZE, WORLDS, open_drawn, true_styles
-from reidnb.datasets.folders import LAYOUTS, open_folder
+from reidnb.datasets.builtin import SIZE, WORLDS, open_drawn, options_of_worlds, true_styles
+from reidnb.datasets.cache import decode
+from reidnb.datasets.folders import LAYOUTS, open_folder, options_of
 from reidnb.datasets.splits import ReIDDataset, Split, check_protocol, relabel
 
-__all__ = ["DATASETS", "ReIDDataset", "Split", "check_name", "check_protocol", "open_dataset", "relabel", "true_styles"]
+__all__ = [
+    "DATASETS",
+    "ReIDDataset",
+    "Split",
+    "check_name",
+    "check_protocol",
+    "decode",
+    "has_attributes",
+    "open_dataset",
+    "option_names",
+    "relabel",
+    "true_styles",
+]
 
 DATASETS = (*WORLDS, *LAYOUTS)
 
 
-def open_dataset(name: str = "synthetic", root: str | Path | None = None, size: tuple[int, int] | None = None,
-                 **options) -> ReIDDataset:
+def open_dataset(
+    name: str = "synthetic", root: str | Path | None = None, size: tuple[int, int] | None = None, **options
+) -> ReIDDataset:
     """Open a dataset by name (`DATASETS` lists them); its images are decoded the first time and mapped from then on.
 
     root: the dataset's folder, or one that holds it under its usual name; without it, the environment's REIDNB_DATA.
@@ -35,46 +50,75 @@ def open_dataset(name: str = "synthetic", root: str | Path | None = None, size: 
     and `target` holds the target's training images without identities (all -1) or other labels than cameras. The
     options go to both.
 
-    Raises ValueError (unknown name, bad option, a file or a label that cannot be read, no query with an answer),
+    Raises ValueError (unknown name, bad option, a file or label that cannot be read or used, no query with an answer),
     TypeError (unknown option), FileNotFoundError (no such folder, or not this dataset's layout), OSError (full disk).
     Warns when some queries have no answer in the gallery.
     """
+    check_name(name)
     if "->" in name:
         return _open_pair(*name.split("->", 1), root, size, options)
     if name in WORLDS:
         if root is not None:
             raise TypeError(f"{name} is drawn, not read from a folder: it has no root")
         dataset = open_drawn(name, size, options)
-    elif name in LAYOUTS:
-        dataset = open_folder(name, root, size, options)
     else:
-        raise ValueError(f"unknown dataset {name!r}; known: {', '.join(DATASETS)}")
+        dataset = open_folder(name, root, size, options)
     found = check_protocol(dataset)
     if found["answerable"] < found["queries"]:
         warnings.warn(
             f"{name}: {found['queries'] - found['answerable']} of {found['queries']} queries have no answer in the "
             f"gallery, so evaluation leaves them out: {found['not_in_gallery']} have an identity that is not there, "
-            f"{found['same_camera_only']} one seen only by the query's own camera", stacklevel=2)
+            f"{found['same_camera_only']} one seen only by the query's own camera",
+            stacklevel=2,
+        )
     return replace(dataset, options=options)
 
 
 def check_name(name: str) -> None:
     """Refuse a dataset, or a pair of them, that does not exist: ValueError."""
-    for part in name.split("->", 1):
+    for part in name.split("->", 1) if isinstance(name, str) else [name]:
         if part not in DATASETS:
-            raise ValueError(f"dataset must be one of {', '.join(DATASETS)}, or two as source->target; got {name!r}")
+            near = difflib.get_close_matches(str(part), DATASETS, 1)
+            raise ValueError(
+                f"unknown dataset {part!r}; known: {', '.join(DATASETS)}, or two of them as source->target"
+                + (f"; did you mean {near[0]!r}?" if near else "")
+            )
 
 
-def _open_pair(source: str, target: str, root: str | Path | None, size: tuple[int, int] | None,
-               options: dict) -> ReIDDataset:
+def option_names(name: str) -> tuple[str, ...]:
+    """The options that `open_dataset(name, ...)` takes besides root and size; of a pair those that both of it take,
+    since they are given to both. ValueError for an unknown name."""
+    check_name(name)
+    source, *target = (options_of_worlds() if part in WORLDS else options_of(part) for part in name.split("->", 1))
+    return tuple(option for option in source if not target or option in target[0])
+
+
+def has_attributes(name: str) -> bool:
+    """Does this dataset come with attributes (the built-in world), or do its authors' labels lie beside it? Of a pair
+    its source must. A table of one's own ("csv") may have some; nobody knows before it is opened. ValueError for an
+    unknown name."""
+    check_name(name)
+    source = name.split("->", 1)[0]
+    return source in WORLDS or bool(LAYOUTS[source].attributes)
+
+
+def _open_pair(
+    source: str, target: str, root: str | Path | None, size: tuple[int, int] | None, options: dict
+) -> ReIDDataset:
     """Two datasets as one: learn from `source`, adapt to and be tested on `target`."""
-    check_name(f"{source}->{target}")
     if root is not None:
         raise TypeError(f"{source}->{target}: a pair has no one root; set REIDNB_DATA to the folder that holds both")
     ours, theirs = (open_dataset(name, None, size or SIZE, **options) for name in (source, target))
     # no file names either: they begin with the identity
     hidden = Split(theirs.train.images, np.full(len(theirs.train), -1), theirs.train.camids)
     names = ours.attribute_names if ours.attribute_names == theirs.attribute_names else ()
-    return replace(ours, name=f"{source}->{target}", attribute_names=names, target=hidden, query=theirs.query,
-                   gallery=theirs.gallery, multi_query=theirs.multi_query,
-                   fingerprint=f"{ours.fingerprint} -> {theirs.fingerprint}")
+    return replace(
+        ours,
+        name=f"{source}->{target}",
+        attribute_names=names,
+        target=hidden,
+        query=theirs.query,
+        gallery=theirs.gallery,
+        multi_query=theirs.multi_query,
+        fingerprint=f"{ours.fingerprint} -> {theirs.fingerprint}",
+    )

@@ -1,11 +1,10 @@
-"""Images decoded once: a dataset's splits kept as memory-mapped uint8 arrays under `files.cache_root()`.
+"""Loading: a dataset's splits, decoded once, kept as uint8 arrays under `files.cache_root()` and mapped from then on.
 
 A kept dataset is one folder, `<name>-<settings>-<state>`, with `<split>.npy` (N x 3 x H x W), `<split>.masks.npy` where
-there are masks, and `labels.npz`. It is filled under another name and renamed when it is whole, so a process killed
-half-way leaves nothing that could be taken for it; a lock lets one process build while the others wait.
+there are masks, and `labels.npz`. The rooms beside this one say what goes into it: `folders` for photographs, `builtin`
+for the drawn world.
 """
 
-import collections
 import contextlib
 import hashlib
 import itertools
@@ -14,20 +13,16 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from reidnb import files
+from reidnb.datasets.splits import ReIDDataset, Split
 
 FORMAT = 1  # raise it when a change to this package gives other images or labels for the same files
-
-
-def digest(*parts: object) -> str:
-    """16 hexadecimal digits that stand for the `repr` of the parts."""
-    return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
+ORIENTATION = 0x0112  # the EXIF tag of how the camera was held
 
 
 def folder_state(root: Path, parts: Iterable[str | Path]) -> str:
@@ -59,51 +54,96 @@ def _walk(folder: Path, prefix: str = "") -> list[tuple[str, int, int]]:
     return found
 
 
-def keep(name: str, settings: str, state: str, build: Callable[[Path], object]) -> Path:
-    """The folder kept for (name, settings, state); `build(folder)` fills it if it is not there yet.
-
-    Folders of the same name and settings in another state (the dataset changed) are removed after a build.
+def load(name: str, settings: str, state: str, build: Callable[[Path], object]) -> ReIDDataset:
+    """The dataset that is kept for (name, settings, state); `build(folder)` fills its folder if it is not there yet, or
+    damaged. Folders of the same name and settings in another state (the dataset changed) are removed after a build.
     """
-    home = files.cache_root() / "datasets" / f"v{FORMAT}"
-    kept = home / f"{name}-{settings}-{state}"
-    if kept.is_dir():
-        return kept
-    with files.locked(home / f"{name}-{settings}"):
-        if kept.is_dir():  # another process built it while this one waited
-            return kept
-        aside = home / f".{name}-{settings}"
-        shutil.rmtree(aside, ignore_errors=True)  # what a killed process left: the lock says that nobody writes there
-        aside.mkdir()
-        try:
-            build(aside)
-            aside.rename(kept)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-        for outdated in home.glob(f"{name}-{settings}-*"):
-            if outdated != kept:
-                shutil.rmtree(outdated, ignore_errors=True)  # another process may still have it mapped (Windows)
-    return kept
+    home, opened = files.cache_root() / "datasets" / f"v{FORMAT}", {}
+
+    def read(folder):
+        opened[folder] = _map(name, folder)
+
+    def build_instead(folder):
+        build(folder)
+        for outdated in files.kept_files(home, f"{name}-{settings}-*"):
+            shutil.rmtree(outdated, ignore_errors=True)  # another process may still have it mapped (Windows)
+
+    return opened[files.kept(home / f"{name}-{settings}-{state}", build_instead, read)]
+
+
+def _map(name: str, kept: Path) -> ReIDDataset:
+    """Map a folder that `build` filled."""
+    with np.load(kept / "labels.npz") as stored:
+        labels = {key: stored[key] for key in stored.files}
+    names, fingerprint = tuple(labels.pop("attribute_names").tolist()), str(labels.pop("fingerprint"))
+    splits, shots = {}, {}
+    for path in kept.glob("*.npy"):  # train.npy, train.masks.npy
+        split, _, field = path.stem.partition(".")
+        splits.setdefault(split, {})[field or "images"] = np.load(path, mmap_mode="r")
+    for key, values in labels.items():  # train.pids, train.shots.view
+        split, field, *column = key.split(".")
+        values.flags.writeable = False
+        (shots.setdefault(split, {}) if column else splits[split])[column[0] if column else field] = values
+    if shots:
+        import pandas as pd  # slow to import
+
+        for split, columns in shots.items():
+            splits[split]["shots"] = pd.DataFrame(columns)
+    splits = {split: Split(**fields) for split, fields in splits.items()}
+    return ReIDDataset(name, **splits, attribute_names=names, fingerprint=fingerprint)
+
+
+def check_size(size: tuple[int, int]) -> tuple[int, int]:
+    """`size` as two whole numbers, or ValueError."""
+    try:
+        height, width = (int(side) for side in size)
+        if min(height, width) >= 8 and (height, width) == tuple(size):
+            return height, width
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError(f"size is (height, width) in whole pixels, at least 8 each, such as (128, 64); got {size!r}")
 
 
 def require_space(folder: Path, count: int, size: tuple[int, int]) -> None:
     """Raise OSError if `count` images of `size` (H, W) do not fit on the folder's disk, before any is decoded."""
-    needed, free = count * 3 * size[0] * size[1], shutil.disk_usage(folder).free
-    if needed > free:
-        raise OSError(
-            f"{count} images of {size[0]} x {size[1]} need {needed / 1e9:.1f} GB, but the disk of {folder.parent} has "
-            f"{free / 1e9:.1f} GB free: pass a smaller size=(H, W), or set REIDNB_CACHE to a folder on another disk")
+    what = f"to keep {count} images of {size[0]} x {size[1]}"
+    files.require_space(folder.parent, count * 3 * size[0] * size[1], what, "pass a smaller size=(H, W)")
 
 
-def decode(source: Path | Image.Image, size: tuple[int, int], box: np.ndarray | None = None) -> np.ndarray:
-    """An image (file or open) -> uint8 (3, H, W), antialiased; `box` (x, y, width, height) is cut out first."""
-    with contextlib.nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image:
-        if box is not None:
-            x, y, w, h = (int(value) for value in box)
-            image = image.crop((x, y, x + w, y + h))
-        image = image.convert("RGB")
-        if image.size != (size[1], size[0]):
-            image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)  # Pillow's filters antialias
-        return np.asarray(image).transpose(2, 0, 1)
+def decode(source: str | Path | Image.Image, size: tuple[int, int], box: np.ndarray | None = None) -> np.ndarray:
+    """An image (file or open) -> uint8 (3, H, W), antialiased; `box` (x, y, width, height) is cut out first.
+
+    Turned upright as its EXIF tag says (a box is in pixels of the file, so then it is not); 16-bit grey and floats from
+    0 to 1 are scaled to 0..255. Raises ValueError, with the file's name, for what cannot be read or has another range.
+    """
+    size = check_size(size)
+    try:
+        with contextlib.nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image:
+            if box is not None:
+                x, y, w, h = (int(value) for value in box)
+                image = image.crop((x, y, x + w, y + h))
+            elif image.getexif().get(ORIENTATION, 1) != 1:
+                image = ImageOps.exif_transpose(image)
+            image = _eight_bits(image).convert("RGB")
+            if image.size != (size[1], size[0]):
+                image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)  # Pillow's filters antialias
+            return np.asarray(image).transpose(2, 0, 1)
+    except Exception as error:  # Pillow raises many kinds for a broken file
+        why = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"cannot read the image {source} ({why}). Copy it again from where it came, or save it as 8-bit RGB"
+        ) from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits and floats from 0 to 1 scaled to 0..255, where Pillow would cut off what is above 255."""
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+        return image
+    values = np.asarray(image)
+    low, high, most = values.min(initial=0), values.max(initial=0), 1 if image.mode == "F" else 65535
+    if not (low >= 0 and high <= most):  # NaN too
+        raise ValueError(f"its grey values go from {low} to {high}, wanted 0 to {most}")
+    return Image.fromarray(np.rint(values * (255 / most)).astype(np.uint8))
 
 
 def write_arrays(paths: list[Path], shapes: list[tuple[int, ...]], rows: Iterable[tuple[np.ndarray, ...]]) -> str:
@@ -127,32 +167,25 @@ def write_arrays(paths: list[Path], shapes: list[tuple[int, ...]], rows: Iterabl
 
 def write_labels(folder: Path, labels: dict[str, np.ndarray], attribute_names: tuple[str, ...], digests: list) -> None:
     """Write labels.npz: arrays named "<split>.<field>", the attributes' names, and the fingerprint of all content."""
-    fingerprint = digest(digests, [(key, labels[key].tobytes()) for key in sorted(labels)])
-    np.savez(folder / "labels.npz", attribute_names=np.array(attribute_names, dtype=str),
-             fingerprint=np.array(fingerprint), **labels)
-
-
-def cores() -> int:
-    """How many processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    fingerprint = files.digest(digests, [(key, labels[key].tobytes()) for key in sorted(labels)])
+    np.savez(
+        folder / "labels.npz",
+        attribute_names=np.array(attribute_names, dtype=str),
+        fingerprint=np.array(fingerprint),
+        **labels,
+    )
 
 
 def in_threads(work: Callable, items: Iterable) -> Iterator:
-    """`map(work, items)` in order over a thread a core (Pillow decodes without the interpreter's lock), 64 ahead."""
-    workers = cores()
-    if workers == 1:
-        yield from map(work, items)
-        return
+    """`map(work, items)` in order over a thread a core (Pillow decodes without the interpreter's lock), 256 ahead."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import joblib  # slow to import, and what is kept needs no thread
+
     items = iter(items)
-    with ThreadPoolExecutor(workers) as pool:
-        ahead = collections.deque(pool.submit(work, item) for item in itertools.islice(items, 64))
-        try:
-            while ahead:
-                result = ahead.popleft().result()
-                ahead.extend(pool.submit(work, item) for item in itertools.islice(items, 1))
-                yield result
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with ThreadPoolExecutor(joblib.cpu_count()) as pool:
+        while batch := list(itertools.islice(items, 256)):
+            yield from pool.map(work, batch)
 
 
 def progress(rows: Iterable, total: int, what: str) -> Iterator:
@@ -160,6 +193,7 @@ def progress(rows: Iterable, total: int, what: str) -> Iterator:
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if sys.stderr.isatty() or hasattr(shell, "kernel"):
         from tqdm.auto import tqdm
+
         yield from tqdm(rows, what, total, leave=False, delay=2, unit=" images")
         return
     start, said = time.monotonic(), False

@@ -3,19 +3,20 @@
 import inspect
 import itertools
 import os
-import shutil
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from operator import truediv
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
 
+from reidnb import files
 from reidnb.datasets import cache, layouts
-from reidnb.datasets.splits import ReIDDataset, Split
+from reidnb.datasets.splits import ReIDDataset, check_protocol
+from reidnb.datasets.table import read_table
 
 
 @dataclass(frozen=True)
@@ -23,65 +24,93 @@ class Layout:
     """How one dataset lies on disk."""
 
     read: Callable[..., dict[str, layouts.Listing]]  # (folder, **options) -> a listing per split
-    marks: tuple[str, ...]          # what must lie in its folder; "a|b" is either of them
-    names: tuple[str, ...]          # usual names of the folder itself
-    about: str                      # for whoever does not have it
-    also: tuple[str, ...] = ()      # what else is read where it is there
-    attributes: str = ""            # the name of its attribute file
+    marks: tuple[str, ...]  # what must lie in its folder; "a|b" is either of them
+    names: tuple[str, ...]  # usual names of the folder itself
+    about: str  # for whoever does not have it
+    also: tuple[str, ...] = ()  # what else is read where it is there
+    attributes: str = ""  # the name of its attribute file
     size: tuple[int, int] = (256, 128)
     source: Callable[[Path, str], Path | Image.Image] = truediv  # (folder, file) -> what holds the image
 
 
 LAYOUTS = {
     "market1501": Layout(
-        layouts.market1501, (*layouts.MARKET_FOLDERS.values(),),
+        layouts.market1501,
+        (*layouts.MARKET_FOLDERS.values(),),
         ("Market-1501-v15.09.15", "Market-1501", "market1501", "Market1501", "market1501/Market-1501-v15.09.15"),
         "Its authors (Zheng et al., ICCV 2015) give it out for research; unpack the archive and leave it as it is.",
-        also=("gt_bbox",), attributes="market_attribute.mat", size=(128, 64)),
+        also=("gt_bbox",),
+        attributes="market_attribute.mat",
+        size=(128, 64),
+    ),
     "dukemtmc": Layout(
-        layouts.dukemtmc, (*layouts.MARKET_FOLDERS.values(),),
+        layouts.dukemtmc,
+        (*layouts.MARKET_FOLDERS.values(),),
         ("DukeMTMC-reID", "dukemtmc-reid/DukeMTMC-reID", "dukemtmc-reid", "dukemtmcreid", "dukemtmc"),
         "DukeMTMC-reID was withdrawn by its authors in 2019, and reidnb never downloads it: this layout is for those "
         "who hold a copy they may use. synthetic_summer and synthetic_winter stand in for it.",
-        attributes="duke_attribute.mat"),
+        attributes="duke_attribute.mat",
+    ),
     "cuhk03": Layout(
-        layouts.cuhk03, ("|".join(layouts.CUHK03_MAT),), ("cuhk03", "CUHK03", "cuhk03_release"),
+        layouts.cuhk03,
+        ("|".join(layouts.CUHK03_MAT),),
+        ("cuhk03", "CUHK03", "cuhk03_release"),
         "cuhk-03.mat comes from its authors (Li et al., CVPR 2014); the 767/700 lists, "
         "cuhk03_new_protocol_config_detected.mat and _labeled.mat, from github.com/zhunzhong07/person-re-ranking.",
-        also=tuple(f"{place}cuhk03_new_protocol_config_{images}.mat"
-                   for place in ("", "cuhk03_release/") for images in ("detected", "labeled")),
-        source=layouts.cuhk03_image),
+        also=tuple(
+            f"{place}cuhk03_new_protocol_config_{images}.mat"
+            for place in ("", "cuhk03_release/")
+            for images in ("detected", "labeled")
+        ),
+        source=layouts.cuhk03_image,
+    ),
     "msmt17": Layout(
-        layouts.msmt17, ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt", "train|mask_train_v2",
-                         "test|mask_test_v2"),
+        layouts.msmt17,
+        (
+            "list_train.txt",
+            "list_val.txt",
+            "list_query.txt",
+            "list_gallery.txt",
+            "train|mask_train_v2",
+            "test|mask_test_v2",
+        ),
         ("MSMT17_V1", "MSMT17_V2", "MSMT17", "msmt17", "msmt17/MSMT17_V1", "msmt17/MSMT17_V2"),
-        "Its authors (Wei et al., CVPR 2018) give it out on request."),
+        "Its authors (Wei et al., CVPR 2018) give it out on request.",
+    ),
     "mars": Layout(
-        layouts.mars, ("bbox_train", "bbox_test", "info"), ("MARS", "mars", "MARS-v160809"),
+        layouts.mars,
+        ("bbox_train", "bbox_test", "info"),
+        ("MARS", "mars", "MARS-v160809"),
         "Its authors (Zheng et al., ECCV 2016) give it out; the info folder is in "
-        "github.com/liangzheng06/MARS-evaluation."),
+        "github.com/liangzheng06/MARS-evaluation.",
+    ),
     "cuhk_sysu": Layout(
-        layouts.cuhk_sysu, ("Image/SSM", "annotation/test/train_test/Train.mat",
-                            "annotation/test/train_test/TestG50.mat|annotation/test/train_test/TestG100.mat"),
+        layouts.cuhk_sysu,
+        (
+            "Image/SSM",
+            "annotation/test/train_test/Train.mat",
+            "annotation/test/train_test/TestG50.mat|annotation/test/train_test/TestG100.mat",
+        ),
         ("CUHK-SYSU", "cuhk_sysu", "cuhksysu", "CUHK-SYSU/dataset", "dataset"),
         "Its authors (Xiao et al., CVPR 2017) give it out on request.",
-        also=("annotation/Images.mat", "annotation/pool.mat")),
+        also=("annotation/Images.mat", "annotation/pool.mat"),
+    ),
     "csv": Layout(
-        layouts.csv, (), (), "Its table has the columns path, pid, camid, split (train, query or gallery).",
-        also=(".",)),
+        read_table, (), (), "Its table has the columns path, pid, camid, split (train, query or gallery).", also=(".",)
+    ),
 }
 
 
 def open_folder(name: str, root: str | Path | None, size: tuple[int, int] | None, options: dict) -> ReIDDataset:
     """See `open_dataset`; `name` is one of LAYOUTS."""
     layout = LAYOUTS[name]
-    size = check_size(size or layout.size)
+    size = cache.check_size(size or layout.size)
     folder, options = prepare(name, root, options)
     parts = [part for mark in (*layout.marks, *layout.also) for part in mark.split("|")]
     parts += [options["attributes"]] if options.get("attributes") else []
-    settings = f"{size[0]}x{size[1]}-{cache.digest(str(folder.resolve()), sorted(options.items()))}"
+    settings = f"{size[0]}x{size[1]}-{files.digest(str(folder.resolve()), sorted(options.items()))}"
     build = partial(_decode_all, name, folder, size, options)
-    return load_kept(name, settings, cache.folder_state(folder, parts), build)
+    return cache.load(name, settings, cache.folder_state(folder, parts), build)
 
 
 def list_splits(name: str, folder: Path, options: dict) -> dict[str, layouts.Listing]:
@@ -89,15 +118,17 @@ def list_splits(name: str, folder: Path, options: dict) -> dict[str, layouts.Lis
     listings = LAYOUTS[name].read(folder, **options)
     for split, listing in listings.items():
         if not listing.files:
-            raise ValueError(f"{name}: the {split} split is empty: no images of it in {folder}; found there: "
-                             f"{layouts.contents(folder)}")
+            place = folder / listing.place
+            found = f"; found there: {layouts.contents(place)}" if place.is_dir() else ""
+            people = any(place.glob("*/*.jpg")) and split in layouts.MARKET_FOLDERS and bool(LAYOUTS[name].attributes)
+            remedy = ". A folder for each person is not read: write a table and use open_dataset('csv')"
+            raise ValueError(f"{name}: the {split} split is empty: no images of it in {place}{found}{remedy * people}")
     return listings
 
 
 def prepare(name: str, root: str | Path | None, options: dict) -> tuple[Path, dict]:
     """The dataset's folder, and its options checked, the attribute file among them where there is one."""
-    layout = LAYOUTS[name]
-    allowed = list(inspect.signature(layout.read).parameters)[1:]
+    layout, allowed = LAYOUTS[name], options_of(name)
     if unknown := sorted(set(options) - set(allowed)):
         raise TypeError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(['root', 'size', *allowed])}")
     folder = find_folder(name, root)
@@ -106,13 +137,20 @@ def prepare(name: str, root: str | Path | None, options: dict) -> tuple[Path, di
     return folder, options
 
 
+def options_of(name: str) -> tuple[str, ...]:
+    """What a layout can be told beside root and size: the keywords of its reader."""
+    return tuple(inspect.signature(LAYOUTS[name].read).parameters)[1:]
+
+
 def find_folder(name: str, root: str | Path | None) -> Path:
     """The dataset's own folder: `root` (or REIDNB_DATA) itself, or one of its usual names in it."""
     layout = LAYOUTS[name]
     given = root or os.environ.get("REIDNB_DATA")
     if not given:
-        raise FileNotFoundError(f"{name} needs its folder: pass root=..., or set REIDNB_DATA to the folder that holds "
-                                f"your datasets. {layout.about}")
+        raise FileNotFoundError(
+            f"{name} needs its folder: pass root=..., or set REIDNB_DATA to the folder that holds "
+            f"your datasets. {layout.about}"
+        )
     root = Path(given).expanduser()
     candidates = [root, *(root / usual for usual in layout.names)]
     for folder in candidates:
@@ -126,13 +164,18 @@ def find_folder(name: str, root: str | Path | None) -> Path:
     for folder in (root.parent, root.parent.parent, *_below(root)):  # one level too deep, or too high?
         if not _lacking(folder, layout):
             raise FileNotFoundError(f"{looked} The dataset seems to lie in {folder}: pass root={str(folder)!r}.")
-    raise FileNotFoundError(f"{looked} Pass root=..., the folder that holds them, or the one above it where it is "
-                            f"called {' or '.join(layout.names)}. {layout.about}")
+    raise FileNotFoundError(
+        f"{looked} Pass root=..., the folder that holds them, or the one above it where it is "
+        f"called {' or '.join(layout.names)}. {layout.about}"
+    )
 
 
 def _lacking(folder: Path, layout: Layout) -> list[str]:
-    return [mark.replace("|", " or ") for mark in layout.marks
-            if not any(os.path.exists(folder / part) for part in mark.split("|"))]
+    return [
+        mark.replace("|", " or ")
+        for mark in layout.marks
+        if not any(os.path.exists(folder / part) for part in mark.split("|"))
+    ]
 
 
 def _below(root: Path) -> list[Path]:
@@ -152,20 +195,10 @@ def find_attributes(folder: Path, file_name: str, given: str | Path | None) -> P
     return next((place / file_name for place in places if (place / file_name).is_file()), None)
 
 
-def check_size(size: tuple[int, int]) -> tuple[int, int]:
-    """`size` as two whole numbers, or ValueError."""
-    try:
-        height, width = (int(side) for side in size)
-        if min(height, width) >= 8 and (height, width) == tuple(size):
-            return height, width
-    except (TypeError, ValueError):
-        pass
-    raise ValueError(f"size is (height, width) in whole pixels, at least 8 each, such as (128, 64); got {size!r}")
-
-
 def _decode_all(name: str, folder: Path, size: tuple[int, int], options: dict, aside: Path) -> None:
     """Fill the folder `aside` with the dataset's arrays."""
     listings = list_splits(name, folder, options)
+    check_protocol(SimpleNamespace(name=name, **listings))  # before the work
     cache.require_space(aside, sum(len(listing.files) for listing in listings.values()), size)
     labels, digests = {}, []
     for split, listing in listings.items():
@@ -181,41 +214,4 @@ def _decode_all(name: str, folder: Path, size: tuple[int, int], options: dict, a
 
 
 def _decode_one(source: Callable, folder: Path, listing: layouts.Listing, size: tuple[int, int], i: int) -> np.ndarray:
-    file = listing.files[i]
-    try:
-        return cache.decode(source(folder, file), size, None if listing.boxes is None else listing.boxes[i])
-    except Exception as error:  # Pillow raises many kinds for a broken file
-        raise ValueError(f"cannot read the image {folder / file} ({type(error).__name__}: {error}). Copy it again from "
-                         "the dataset's archive; nothing was kept of this attempt") from error
-
-
-def load_kept(name: str, settings: str, state: str, build: Callable[[Path], object]) -> ReIDDataset:
-    """The dataset that is kept for (name, settings, state), built first where it is not there or is damaged."""
-    kept = cache.keep(name, settings, state, build)
-    try:
-        return _load(name, kept)
-    except Exception as error:  # a file deleted or cut short since: renaming made sure that it was whole once
-        warnings.warn(f"{kept} is damaged ({error}): building it again", stacklevel=4)
-        shutil.rmtree(kept)
-        return _load(name, cache.keep(name, settings, state, build))
-
-
-def _load(name: str, kept: Path) -> ReIDDataset:
-    """Map a folder that `_decode_all` or the built-in world filled."""
-    with np.load(kept / "labels.npz") as stored:
-        labels = {key: stored[key] for key in stored.files}
-    names, fingerprint = tuple(labels.pop("attribute_names").tolist()), str(labels.pop("fingerprint"))
-    splits, shots = {}, {}
-    for path in kept.glob("*.npy"):  # train.npy, train.masks.npy
-        split, _, field = path.stem.partition(".")
-        splits.setdefault(split, {})[field or "images"] = np.load(path, mmap_mode="r")
-    for key, values in labels.items():  # train.pids, train.shots.view
-        split, field, *column = key.split(".")
-        values.flags.writeable = False
-        (shots.setdefault(split, {}) if column else splits[split])[column[0] if column else field] = values
-    if shots:
-        import pandas as pd  # slow to import
-        for split, columns in shots.items():
-            splits[split]["shots"] = pd.DataFrame(columns)
-    return ReIDDataset(name, **{split: Split(**fields) for split, fields in splits.items()},
-                       attribute_names=names, fingerprint=fingerprint)
+    return cache.decode(source(folder, listing.files[i]), size, None if listing.boxes is None else listing.boxes[i])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from reidnb.datasets import drawn, folders
+from reidnb.datasets import builtin, check_name, folders
 from reidnb.datasets.splits import counts
 
 # {dataset, or (dataset, variant): {split: (images, identities)}}; None where it is not published or depends on a draw.
@@ -30,29 +30,29 @@ PUBLISHED = {
 }
 
 
-def check(name: str, root: str | Path | None = None, **options) -> pd.DataFrame:
+def check_counts(name: str, root: str | Path | None = None, **options) -> pd.DataFrame:
     """A dataset's counts beside the published ones; no image is decoded. Raises what `open_dataset` raises.
 
     Columns: split, images, identities, cameras, published images, published identities, agrees (<NA> where nothing is
     published). Distractors (0) and junk (-1) count as images, not as identities.
     """
-    if name in drawn.WORLDS:
-        dataset = drawn.open_drawn(name, options.pop("size", None), options)
+    check_name(name)
+    if name in builtin.WORLDS:
+        dataset = builtin.open_drawn(name, options.pop("size", None), options)
         splits = {split: getattr(dataset, split) for split in ("train", "query", "gallery")}
-    elif name in folders.LAYOUTS:
+    else:
         options.pop("size", None)
         folder, options = folders.prepare(name, root, options)
         splits = folders.list_splits(name, folder, options)
-    else:
-        raise ValueError(f"unknown dataset {name!r}; known: {', '.join((*drawn.WORLDS, *folders.LAYOUTS))}")
     published, rows = _published(name, options), []
     for split, found in splits.items():
         images, identities, cameras = counts(found.pids, found.camids)
         wanted = published.get(split, (None, None))
         known = [got == want for got, want in zip((images, identities), wanted, strict=True) if want is not None]
         rows.append((split, images, identities, cameras, *wanted, all(known) if known else None))
-    table = pd.DataFrame(rows, columns=["split", "images", "identities", "cameras", "published images",
-                                        "published identities", "agrees"])
+    table = pd.DataFrame(
+        rows, columns=["split", "images", "identities", "cameras", "published images", "published identities", "agrees"]
+    )
     return table.astype({"published images": "Int64", "published identities": "Int64", "agrees": "boolean"})
 
 

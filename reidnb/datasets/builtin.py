@@ -3,20 +3,15 @@
 import contextlib
 import inspect
 import itertools
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 
 from reidnb import files
 from reidnb.datasets import cache
-from reidnb.datasets.folders import check_size, load_kept
 from reidnb.datasets.splits import ReIDDataset
 
 # What each name changes from `synthetic.make_world`'s own defaults. The pair for adaptation differs in everything:
@@ -30,23 +25,37 @@ WORLDS = {
 }
 SIZE = (128, 64)
 # What the world is drawn by, as this process imported it: part of the key of kept worlds, and helpers must agree.
-SOURCE = cache.digest([(path.name, path.read_bytes())
-                       for path in sorted(Path(__file__).parents[1].glob("synthetic/*.py"))])
+SOURCE = files.digest(
+    [(path.name, path.read_bytes()) for path in sorted(Path(__file__).parents[1].glob("synthetic/*.py"))]
+)
 WORTH_PROCESSES = 1000  # shots: below, starting Python again costs more than it saves
+PIECE = 64  # shots that a process draws at a time
 
 
 def open_drawn(name: str, size: tuple[int, int] | None, options: dict) -> ReIDDataset:
     """See `open_dataset`; `name` is one of WORLDS, options are dials and arguments of `synthetic.make_world`."""
+    defaults = _defaults()
+    if unknown := sorted(set(options) - set(defaults)):
+        raise TypeError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(defaults)}")
+    height, width = cache.check_size(size or SIZE)
+    options = {**defaults, **WORLDS[name], **options, "size": (height, width)}
+    settings = f"{height}x{width}-{files.digest(sorted(options.items()))}"
+    return cache.load(name, settings, SOURCE, partial(_draw_all, name, options))
+
+
+def _defaults() -> dict:
+    """The dials and arguments of `synthetic.make_world`, and what they are unless told."""
     from reidnb import synthetic
+
     plan = inspect.signature(synthetic.make_world).parameters.values()
     defaults = {item.name: item.default for item in (*plan, *fields(synthetic.Dials))}
     del defaults["dials"]
-    if unknown := sorted(set(options) - set(defaults)):
-        raise TypeError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(defaults)}")
-    height, width = check_size(size or SIZE)
-    options = {**defaults, **WORLDS[name], **options, "size": (height, width)}
-    settings = f"{height}x{width}-{cache.digest(sorted(options.items()))}"
-    return load_kept(name, settings, SOURCE, partial(_draw_all, name, options))
+    return defaults
+
+
+def options_of_worlds() -> tuple[str, ...]:
+    """What the built-in world can be told beside its size."""
+    return tuple(name for name in _defaults() if name != "size")
 
 
 def true_styles(name: str, size: tuple[int, int], options: dict, split: str = "train") -> np.ndarray:
@@ -58,33 +67,36 @@ def true_styles(name: str, size: tuple[int, int], options: dict, split: str = "t
     """
     if name not in WORLDS:
         raise ValueError(f"only the built-in world can be drawn anew for another camera; {name} was photographed")
+    if split not in ("train", "query", "gallery"):
+        raise ValueError(f"split must be train, query or gallery; got {split!r}")
     from reidnb import synthetic
-    options = {**WORLDS[name], **options, "size": tuple(int(n) for n in size)}
-    kept = f"truth-{name}-{split}-{cache.digest([SOURCE, sorted(options.items())])}.npy"
-    path = files.cache_root() / "styles" / kept
-    with files.locked(path):
-        if not path.exists():
-            world = make_world(options)
-            shots, cameras = world.shots[split], range(len(world.cameras))
-            drawings = cache.progress((synthetic.draw(world, replace(shot, camid=camera)).image
-                                       for shot in shots for camera in cameras), len(shots) * len(cameras),
-                                      f"drawing {name} by every camera")
-            shape = len(shots), len(cameras), 3, *world.size
 
-            def fill(aside):
-                cache.require_space(aside.parent, len(shots) * len(cameras), world.size)
-                copies = np.lib.format.open_memmap(aside, "w+", np.uint8, shape)
-                for i, drawing in enumerate(drawings):
-                    copies[divmod(i, len(cameras))] = drawing.transpose(2, 0, 1)
-                copies.flush()
+    options = {**WORLDS[name], **options, "size": cache.check_size(size)}
 
-            files.write_aside(path, fill)
-    return np.load(path, mmap_mode="r")
+    def fill(aside):
+        world = make_world(options)
+        shots, cameras = world.shots[split], range(len(world.cameras))
+        cache.require_space(aside, len(shots) * len(cameras), world.size)
+        copies = np.lib.format.open_memmap(aside, "w+", np.uint8, (len(shots), len(cameras), 3, *world.size))
+        drawings = (synthetic.draw(world, replace(shot, camid=camera)) for shot in shots for camera in cameras)
+        drawings = cache.progress(drawings, len(shots) * len(cameras), f"drawing {name} by every camera")
+        for i, drawing in enumerate(drawings):
+            copies[divmod(i, len(cameras))] = drawing.image.transpose(2, 0, 1)
+        copies.flush()
+
+    file = f"truth-{name}-{split}-{files.digest([SOURCE, sorted(options.items())])}.npy"
+    opened = {}
+
+    def read(path):
+        opened[path] = np.load(path, mmap_mode="r")
+
+    return opened[files.kept(files.cache_root() / "styles" / file, fill, read)]
 
 
 def make_world(options: dict):
     """Plain options, dials among them -> `synthetic.World`."""
     from reidnb import synthetic
+
     dials = {field.name: options[field.name] for field in fields(synthetic.Dials) if field.name in options}
     plan = {key: value for key, value in options.items() if key not in dials}
     return synthetic.make_world(**{**plan, "size": tuple(plan["size"])}, dials=synthetic.Dials(**dials))
@@ -93,6 +105,7 @@ def make_world(options: dict):
 def _draw_all(name: str, options: dict, aside: Path) -> None:
     """Fill the folder `aside` with the world's arrays."""
     from reidnb import synthetic
+
     world = make_world(options)
     shots = [shot for part in world.shots.values() for shot in part]
     cache.require_space(aside, len(shots) * 4 // 3, world.size)  # a mask is a third of an image
@@ -124,28 +137,41 @@ def _labels(world, shots: tuple, keypoints: tuple, occlusion: tuple) -> dict[str
     import pandas as pd
 
     from reidnb import synthetic
+
     table = pd.DataFrame([{**asdict(shot), "view": shot.view} for shot in shots])
     table = table.rename(columns={"dx": "box_dx", "dy": "box_dy", "scale": "box_scale"})
     table["occlusion"] = np.array(occlusion, np.float32)
     of_person = {pid: synthetic.attributes(world, pid) for pid in set(table["pid"])}
-    columns = {f"shots.{name}": table[name].to_numpy(str if table[name].dtype.kind not in "biuf" else None)
-               for name in table}
+    columns = {
+        f"shots.{name}": table[name].to_numpy(str if table[name].dtype.kind not in "biuf" else None) for name in table
+    }
     return {
         "files": np.array([synthetic.file_name(shot) for shot in shots]),
-        "pids": table["pid"].to_numpy(np.int64), "camids": table["camid"].to_numpy(np.int64),
+        "pids": table["pid"].to_numpy(np.int64),
+        "camids": table["camid"].to_numpy(np.int64),
         "tracklets": table["tracklet"].to_numpy(np.int64),
-        "attributes": np.stack([of_person[pid] for pid in table["pid"]]), "keypoints": np.stack(keypoints), **columns}
+        "attributes": np.stack([of_person[pid] for pid in table["pid"]]),
+        "keypoints": np.stack(keypoints),
+        **columns,
+    }
 
 
 def record_type(size: tuple[int, int]) -> np.dtype:
     """One drawing as a record of fixed length, which travels between processes as plain bytes."""
     height, width = size
-    return np.dtype([("image", "u1", (3, height, width)), ("mask", "u1", (height, width)),
-                     ("keypoints", "<f4", (14, 3)), ("occlusion", "<f4")])
+    return np.dtype(
+        [
+            ("image", "u1", (3, height, width)),
+            ("mask", "u1", (height, width)),
+            ("keypoints", "<f4", (14, 3)),
+            ("occlusion", "<f4"),
+        ]
+    )
 
 
 def _record(world, shot) -> np.ndarray:
     from reidnb import synthetic
+
     drawing = synthetic.draw(world, shot)
     record = np.zeros((), record_type(world.size))
     record["image"], record["mask"] = drawing.image.transpose(2, 0, 1), drawing.mask
@@ -154,40 +180,32 @@ def _record(world, shot) -> np.ndarray:
 
 
 def _records(world, options: dict, shots: list) -> Iterator[np.ndarray]:
-    """The drawings of `shots` in order. Each helper draws every n-th of them and writes its records to a pipe.
+    """The drawings of `shots` in order, by a process a core.
 
-    Helpers are fresh interpreters, not a multiprocessing pool: forking a process that runs torch's threads may hang,
-    and spawning runs the caller's script again where it lacks a `__main__` guard.
+    joblib's processes are fresh interpreters that do not run the caller's script again, as spawned ones do where it
+    lacks a `__main__` guard; and forking a process that runs torch's threads may hang.
     """
-    helpers = cache.cores()
-    if helpers == 1 or len(shots) < WORTH_PROCESSES:
+    if len(shots) < WORTH_PROCESSES:
         yield from (_record(world, shot) for shot in shots)
         return
-    code = "from reidnb.datasets.drawn import helper; helper()"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-    tasks = [json.dumps([SOURCE, options, start, helpers], default=int) for start in range(helpers)]
-    processes = [subprocess.Popen([sys.executable, "-c", code, task], env=environment, stdout=subprocess.PIPE,
-                                  stderr=subprocess.PIPE) for task in tasks]
-    kind = record_type(world.size)
-    try:
-        for i in range(len(shots)):
-            process = processes[i % helpers]
-            data = process.stdout.read(kind.itemsize)
-            if len(data) < kind.itemsize:
-                raise RuntimeError(f"a process that draws the world stopped:\n{process.stderr.read().decode()}")
-            yield np.frombuffer(data, kind)[0]
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
+    from joblib import Parallel, delayed  # slow to import, and a kept world needs no processes
+
+    plan = tuple(sorted(options.items()))
+    starts = range(0, len(shots), PIECE)
+    parallel = Parallel(n_jobs=-1, return_as="generator", batch_size=1, max_nbytes=None)
+    for records in parallel(delayed(_draw_piece)(SOURCE, plan, start) for start in starts):
+        yield from records
 
 
-def helper() -> None:
-    """What a helper process runs: argv[1] is JSON [SOURCE, options, start, step]; records go to standard output."""
-    source, options, start, step = json.loads(sys.argv[1])
+def _draw_piece(source: str, plan: tuple, start: int) -> np.ndarray:
+    """What a process of `_records` does: a piece of the world, from shot number `start` on."""
     if source != SOURCE:
-        sys.exit("reidnb/synthetic was edited since the first process (or the notebook's kernel) started: restart it")
-    world = make_world(options)
-    shots = [shot for part in world.shots.values() for shot in part]
-    for shot in shots[start::step]:
-        sys.stdout.buffer.write(_record(world, shot).tobytes())
+        raise RuntimeError("reidnb/synthetic was edited since this process (or the notebook's kernel) started: restart")
+    world, shots = _planned(plan)
+    return np.stack([_record(world, shot) for shot in shots[start : start + PIECE]])
+
+
+@lru_cache(maxsize=1)
+def _planned(plan: tuple):
+    world = make_world(dict(plan))
+    return world, [shot for part in world.shots.values() for shot in part]

@@ -1,0 +1,114 @@
+"""A folder of one's own, described by a table: the layout "csv". Nothing is decoded here."""
+
+import codecs
+import csv
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+
+from reidnb.datasets.layouts import Listing, existing
+
+WANTED = ("path", "pid", "camid", "split")
+SPLITS = ("train", "query", "gallery")
+MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+WHOLE = re.compile(r"[+-]?\d{1,18}")  # what fits into 64 bits
+
+
+def read_table(folder: Path, table: str = "index.csv", encoding: str | None = None) -> dict[str, Listing]:
+    """Any folder described by a table with the columns path, pid, camid, split, and tracklet where there are any.
+
+    path is relative to the folder; pid counts from 1 (0 = distractor, -1 = junk, in the gallery only), camid from 0;
+    split is train, query or gallery. Every further column of whole numbers is an attribute (-1 or empty = unknown);
+    columns of anything else, and those without a name (row numbers), are left aside. Cells are parted by commas,
+    semicolons or tabs; encoding: the file's, where it is neither UTF-8 nor marked as UTF-16.
+    """
+    path = existing(folder, table)
+    names, rows = _rows(path, encoding)
+    if missing := [name for name in WANTED if name not in names]:
+        raise ValueError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(names)}")
+    columns = {name: [row[i] for _, row in rows] for i, name in enumerate(names) if name}
+    lines = [line for line, _ in rows]
+    ids = {"pid": _whole(path, lines, columns, "pid", -1), "camid": _whole(path, lines, columns, "camid", 0)}
+    if "tracklet" in columns:
+        ids["tracklet"] = _whole(path, lines, columns, "tracklet", 0)
+    files, splits = _paths(path, lines, columns["path"]), np.array(columns["split"], str)
+    if odd := sorted(set(columns["split"]) - set(SPLITS)):
+        line = lines[columns["split"].index(odd[0])]
+        said = ", ".join(name or "an empty cell" for name in odd)
+        raise ValueError(f"column split of {path} holds {said}; wanted train, query or gallery (line {line})")
+    attributes = {
+        name: [int(cell or -1) for cell in cells]
+        for name, cells in columns.items()
+        if name not in (*WANTED, "tracklet") and any(cells) and all(not c or WHOLE.fullmatch(c) for c in cells)
+    }
+    values = np.array([*attributes.values()], np.int64).reshape(len(attributes), -1).T
+    listings = {}
+    for split in SPLITS:
+        chosen = np.array(sorted(np.flatnonzero(splits == split).tolist(), key=files.__getitem__), np.int64)
+        listings[split] = Listing(
+            [files[i] for i in chosen],
+            ids["pid"][chosen],
+            ids["camid"][chosen],
+            values[chosen] if attributes else None,
+            tuple(attributes),
+            ids["tracklet"][chosen] if "tracklet" in ids else None,
+            place=table,
+        )
+    return listings
+
+
+def _rows(path: Path, encoding: str | None) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The names of the columns, and the rows with their line numbers, cells stripped of spaces."""
+    data = path.read_bytes()
+    encoding = encoding or next((name for mark, name in MARKS if data.startswith(mark)), "utf-8")
+    try:
+        text = data.decode(encoding)
+    except (UnicodeError, LookupError) as error:
+        raise ValueError(
+            f"{path} cannot be read as {encoding} ({error}): save it as UTF-8 (in Excel: CSV UTF-8), or say what it is "
+            "written in, such as encoding='gbk'"
+        ) from error
+    if "\0" in text:
+        raise ValueError(f"{path} is no text, or UTF-16 without its mark: save it as UTF-8 (in Excel: CSV UTF-8)")
+    header = next((line for line in text.splitlines() if line.strip()), "")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+    try:
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num} of {path} cannot be read ({error})") from error
+    if not rows:
+        raise ValueError(f"{path} is empty: its first line names the columns {', '.join(WANTED)}, then a row an image")
+    (_, names), rows = rows[0], rows[1:]
+    if twice := sorted({name for name in names if name and names.count(name) > 1}):
+        raise ValueError(f"{path} has two columns of the name {', '.join(twice)}: rename or remove one")
+    for line, row in rows:
+        if len(row) != len(names):
+            raise ValueError(f"line {line} of {path} has {len(row)} cells, but the first line {len(names)}: {row[0]!r}")
+    return ["" if name.startswith("Unnamed: ") else name for name in names], rows
+
+
+def _whole(path: Path, lines: list[int], columns: dict[str, list[str]], name: str, lowest: int) -> np.ndarray:
+    """A column of whole numbers from `lowest`, or ValueError."""
+    for line, cell in zip(lines, columns[name], strict=True):
+        if not WHOLE.fullmatch(cell) or int(cell) < lowest:
+            people = " (identities from 1, 0 for distractors, -1 for junk)" if name == "pid" else ""
+            raise ValueError(
+                f"column {name} of {path} must hold whole numbers from {lowest} up{people}; line {line} has "
+                f"{repr(cell) if cell else 'an empty cell'}"
+            )
+    return np.array([int(cell) for cell in columns[name]], np.int64)
+
+
+def _paths(path: Path, lines: list[int], cells: list[str]) -> list[str]:
+    """The paths as this system writes them, below the table's folder, or ValueError."""
+    cells = [cell.replace("\\", "/") for cell in cells]
+    for line, cell in zip(lines, cells, strict=True):
+        if not cell:
+            raise ValueError(
+                f"column path of {path} has an empty cell in line {line}: name the image, or remove the row"
+            )
+        if cell.startswith("/") or re.match(r"[A-Za-z]:", cell) or ".." in cell.split("/"):
+            raise ValueError(f"column path of {path} must stay below {path.parent}; got {cell} in line {line}")
+    return cells

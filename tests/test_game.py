@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from reidnb.game import Game, make_round, play
+from reidnb.plots.game import Game, make_round, play
 
 
 @pytest.fixture
@@ -47,6 +47,38 @@ def test_a_query_without_an_answer_is_refused(world):
     gallery.pids[27:29] = 5
     with pytest.raises(ValueError, match="query 0 has no right image"):
         make_round(distances, query, gallery, 0, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"candidates": 0}, "candidates must be at least 1, got 0"),
+        ({"distances": np.zeros(29)}, r"distances must have the shape \(30\), got \(29,\)"),
+        ({"distances": np.full(30, np.nan)}, "distances holds 30 NaN"),
+    ],
+)
+def test_a_round_that_cannot_be_made(world, change, said):
+    query, gallery, distances = world
+    with pytest.raises(ValueError, match=said):
+        make_round(**{"distances": distances, "query": query, "gallery": gallery, "q": 0, "rng": None, **change})
+
+
+def test_a_small_gallery_makes_a_small_round(world):
+    query, gallery, distances = world
+    few = SimpleNamespace(pids=gallery.pids[[0, 1, 2, 27]], camids=gallery.camids[[0, 1, 2, 27]])
+    turn = make_round(distances[[0, 1, 2, 27]], query, few, 0, np.random.default_rng(0))
+    assert sorted(turn.candidates) == [2, 3] and turn.candidates[turn.right].tolist() == [3]
+    page = play(Game([make_round(distances, query, gallery, 0, np.random.default_rng(0)), turn]), query, gallery)
+    candidates = page.children[0].children[2]
+    assert len(candidates.children) == 10
+    candidates.children[0].children[1].click()
+    assert len(candidates.children) == 2, "no picture of the round before is left on the page"
+
+
+def test_a_game_without_rounds(world):
+    query, gallery, _ = world
+    with pytest.raises(ValueError, match="a game needs a round"):
+        play(Game([]), query, gallery)
 
 
 def test_the_score(world):

@@ -3,6 +3,7 @@
 Ask again and it is loaded; change anything that its numbers depend on (see `reidnb.result`) and it is run anew.
 """
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass, replace
@@ -48,26 +49,30 @@ def run(
     check_seed(seed)
     device, base = choose_device(device), resolve(recipe, profile)
     ours, options = _sorted_out(base, dataset, changes)
-    plan = resolve(recipe, profile, **ours)
-    if plan.learns:
-        check_weights(plan.model, plan.weights)
-    data = _open(dataset, plan, options)
-    seed = int(seed) if plan.learns else 0  # where nothing is drawn by lot, one run stands for all seeds
+    recipe = resolve(recipe, profile, **ours)
+    if recipe.learns:
+        check_weights(recipe.model, recipe.weights)
+    data = _open(dataset, recipe, options)
+    seed = int(seed) if recipe.learns else 0  # where nothing is drawn by lot, one run stands for all seeds
     recorded = "full" if profile == "quick" else profile  # the same settings: quick is full's first seed
-    key = key_of_run(plan, data, seed, device, recorded)
+    key = key_of_run(recipe, data, seed, device, recorded)
     path, found = cache_root() / "runs" / f"{key}.npz", []
-    checkpoint = path.with_suffix(".checkpoint")
+    checkpoint, opened = path.with_suffix(".checkpoint"), {**(data.options or {}), **options}
 
     def make(file):
-        result = make_result(plan, data, seed, device, checkpoint)
-        opened = {**(data.options or {}), **options}
-        how = {"profile": recorded, "changes": _changes(base, plan, ours, opened), "options": opened}
+        result = make_result(recipe, data, seed, device, checkpoint)
+        how = {"profile": recorded, "changes": _changes(base, recipe, ours, opened), "options": opened}
         how |= {"about": circumstances(device), "key": key}
         save(replace(result, **how), file)
 
-    kept(path, make, readable=lambda file: found.append(load(file)))
+    def read(file):
+        found.append(load(file))
+        if found[-1] is None:
+            raise ValueError("something in it is not of this version of the package")
+
+    kept(path, make, readable=read)
     checkpoint.unlink(missing_ok=True)
-    return replace(found[-1], profile=profile, recipe=plan)
+    return replace(found[-1], profile=profile, recipe=recipe, options=opened)  # its folder may have moved since
 
 
 def make_result(recipe: Recipe, data: ReIDDataset, seed: int, device: torch.device, checkpoint=None) -> Result:
@@ -144,6 +149,8 @@ def test(prepared: Prepared, history: list[dict], seed: int) -> Result:
     for part in prepared.parts:
         said = part.test(query, gallery, prepared.trial) if hasattr(part, "test") else {}
         for name, more in said.items():
+            if name not in found:
+                raise ValueError(f"{key_of(part)}.test gives {name!r}; wanted some of {', '.join(found)}")
             found[name] = found[name] | more if isinstance(more, dict) else [*found[name], *more]
     state = prepared.model.state_dict() if prepared.model else {}
     return Result(
@@ -201,8 +208,8 @@ def check_parameters(profile: str, dataset: str, seed: int, device: str) -> None
 
 
 def check_seed(seed: int) -> None:
-    if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or seed < 0:
-        raise ValueError(f"seed must be an integer from 0 on, got {seed!r}")
+    if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be an integer from 0 on, below 2**32; got {seed!r}")
 
 
 def _sorted_out(base, dataset, changes):
@@ -221,13 +228,25 @@ def _sorted_out(base, dataset, changes):
                 f"The recipe has {', '.join(sorted(flat_names(base)))}"
                 + (f"; the dataset {', '.join(sorted(options))}" if options else "; the dataset is open already")
             )
-    return ours, {field: v.item() if isinstance(v, np.generic) else v for field, v in others.items()}
+    ways = {field: flat_names(base)[field] for field in ours}
+    for field, way in ways.items():
+        if whole := [other for other, above in ways.items() if len(above) < len(way) and way[: len(above)] == above]:
+            raise TypeError(f"{field} lies in {whole[0]}, which is changed as a whole: give it there")
+    return ours, {field: _as_kept(v, absolute=field == "root") for field, v in others.items()}
 
 
-def _changes(base, plan, ours, options):
+def _as_kept(option, absolute):
+    """An option as a kept run holds it: of numpy's numbers Python's, of a path its words."""
+    option = os.fspath(option) if isinstance(option, os.PathLike) else option
+    if absolute and isinstance(option, str):
+        return os.path.abspath(os.path.expanduser(option))
+    return option.item() if isinstance(option, np.generic) else option
+
+
+def _changes(base, recipe, ours, options):
     """What was changed in a recipe of that name, where it was not so already, and the dataset's options, in words:
     "epochs=20, misalignment=2.0"."""
-    was, now = ({name: _held(whole, way) for name, way in flat_names(base).items()} for whole in (base, plan))
+    was, now = ({name: _held(whole, way) for name, way in flat_names(base).items()} for whole in (base, recipe))
     changed = {name: now[name] for name in ours if was[name] != now[name]}
     changed |= {name: given for name, given in options.items() if name != "root"}
     return ", ".join(f"{name}={_words(given)}" for name, given in sorted(changed.items()))
@@ -246,11 +265,11 @@ def _words(given):
     return repr(given)
 
 
-def _open(dataset, plan, options):
+def _open(dataset, recipe, options):
     if not isinstance(dataset, ReIDDataset):
         options = dict(options)
-        return open_dataset(dataset, options.pop("root", None), size=plan.size, **options)
-    if dataset.train.images.shape[2:] != tuple(plan.size):
+        return open_dataset(dataset, options.pop("root", None), size=recipe.size, **options)
+    if dataset.train.images.shape[2:] != tuple(recipe.size):
         opened = tuple(dataset.train.images.shape[2:])
-        raise ValueError(f"recipe {plan.name} wants pictures of {plan.size}, the dataset was opened at {opened}")
+        raise ValueError(f"recipe {recipe.name} wants pictures of {recipe.size}, the dataset was opened at {opened}")
     return dataset

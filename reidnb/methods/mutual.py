@@ -32,8 +32,8 @@ class Students(nn.Module):
 
 @value
 class Mutual:
-    """Both students learn by the `inner` terms, and from each other: `class_mutual` weighs the KL divergence between their
-    classifications, `metric_mutual` the squared difference of their distances (eq. 3), of which each takes the other's
+    """Both students learn by the `inner` terms, and from each other: `class_mutual` weighs the KL divergence between
+    their classes, `metric_mutual` the squared difference of their distances (eq. 3), of which each takes the other's
     as given with `zero_gradient` (eq. 4). `peer` is the backbone of the second student."""
 
     inner: tuple

@@ -78,14 +78,19 @@ def _fit(given: Any, kind: Any) -> tuple[bool, Any]:
         return any(given is v or type(given) is type(v) and given == v for v in of), given
     if origin in (Union, types.UnionType):
         return next((found for found in (_fit(given, option) for option in of) if found[0]), (False, given))
+    if kind is tuple:
+        return isinstance(given, (tuple, list)), tuple(given) if isinstance(given, list) else given
     if origin is tuple:
         if not isinstance(given, (tuple, list)) or (of[-1] is not ... and len(of) != len(given)):
             return False, given
         found = [_fit(v, of[0] if of[-1] is ... else k) for v, k in zip(given, of if of[-1] is not ... else given)]
         return all(fits for fits, _ in found), tuple(kept for _, kept in found)
     if kind is float:
-        fits = isinstance(given, (int, float)) and not isinstance(given, bool) and math.isfinite(given)
-        return fits, float(given) if fits else given
+        fits = isinstance(given, (int, float)) and not isinstance(given, bool) and abs(given) < math.inf
+        try:
+            return fits, float(given) if fits else given
+        except OverflowError:  # a whole number that no float holds
+            return False, given
     if kind is int:
         return isinstance(given, int) and not isinstance(given, bool), given
     return isinstance(given, types.NoneType if kind is None else kind), given
@@ -160,10 +165,15 @@ def find(whole: object, name: str) -> str:
 
 
 def change(whole: object, **changes: Any) -> object:
-    """A value with some of its fields changed by their flat names, all at once."""
-    ways = {find(whole, name): given for name, given in changes.items()}
-    known = flat_names(whole)
-    return _put(whole, [(known[name], given) for name, given in ways.items()])
+    """A value with some of its fields changed by their flat names, all at once. TypeError where one of them lies in
+    another, or is the same by another name."""
+    known, ways = flat_names(whole), {}
+    for name in changes:
+        way = known[find(whole, name)]
+        if both := [other for other, there in ways.items() if all(a == b for a, b in zip(way, there))]:
+            raise TypeError(f"{both[0]} and {name} cannot be changed together: one is in the other; say it once")
+        ways[name] = way
+    return _put(whole, [(ways[name], given) for name, given in changes.items()])
 
 
 def _put(whole: Any, news: list) -> Any:

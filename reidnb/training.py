@@ -27,6 +27,7 @@ from reidnb.runtime import TrainingDiverged, autocast, choose_device, keep_check
 from reidnb.values import key_of
 
 DIAGNOSTICS = ("length", "active_triplets", "active_anchors")  # in a line of history beside the terms
+HISTORY = ("epoch", "loss", *DIAGNOSTICS, "lr", "seconds")  # so no term may be called
 log = logging.getLogger("reidnb")
 
 
@@ -54,8 +55,10 @@ def train(
     of the data first (`experiments.prepare`). `joined`, called with a batch's indices, all labels and an rng, gives
     pictures uint8 (M, 3, H, W) and labels (M,) that join the batch. With `checkpoint`, a path, the state after each
     epoch is kept there: the same call after a kill goes on from it and ends at the same numbers, since every epoch
-    draws from (seed, epoch) alone. Raises TrainingDiverged when a term is not finite.
+    draws from (seed, epoch) alone. Raises TrainingDiverged when a term is not finite, and TypeError or ValueError for
+    what cannot be trained.
     """
+    labels = _check(model, images, labels, recipe, seed)
     device, terms = choose_device(device), recipe.terms if terms is None else terms
     model.to(device).train()
     images, labels = _on_device(images, device), wrong_labels(labels, recipe.label_noise, np.random.default_rng(seed))
@@ -106,7 +109,13 @@ def evaluate_terms(terms: Iterable[Callable], output: Output, batch: Batch) -> d
     values = {}
     for term in terms:
         found = term(output, batch) if getattr(term, "sees_joined", False) else term(ours, known)
-        values |= found if isinstance(found, dict) else {key_of(term): found}
+        for name, value in (found if isinstance(found, dict) else {key_of(term): found}).items():
+            if not isinstance(value, torch.Tensor) or value.numel() != 1:
+                got = tuple(value.shape) if isinstance(value, torch.Tensor) else repr(value)
+                raise TypeError(f"loss term {name} must give a scalar tensor, or several in a dict by name; got {got}")
+            if name in values or name in HISTORY:
+                raise ValueError(f"two loss terms give {name!r}, or history calls something else so: rename one")
+            values[name] = value
     return values
 
 
@@ -153,6 +162,25 @@ def make_optimizer(model: nn.Module, recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, recipe.lr, momentum=0.9, nesterov=True)
     return {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[recipe.optimizer](groups, recipe.lr)
+
+
+def _check(model, images, labels, recipe, seed):
+    """The labels as an array, where all else is what `train` wants."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, such as network.build_model gives; got {model!r:.60}")
+    if not getattr(recipe, "terms", None):
+        raise TypeError(f"wanted a Recipe with loss terms, such as recipes.recipe('ide'); got {recipe!r:.60}")
+    if not isinstance(images, (np.ndarray, torch.Tensor)):
+        raise TypeError(f"images must be a uint8 array or tensor (N, 3, H, W), got {type(images).__name__}")
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f"seed must be a whole number from 0 on, got {seed!r}")
+    found = np.asarray(labels)
+    if found.shape != (len(images),) or found.dtype.kind not in "iu" or found.min(initial=0) < 0:
+        raise ValueError(
+            f"labels must be whole numbers from 0, one for each of the {len(images)} images (`datasets.relabel` makes "
+            f"them of pids); got {found.dtype} {found.shape}, from {found.flat[0] if found.size else 'none'!r} on"
+        )
+    return found
 
 
 def _on_device(images, device):

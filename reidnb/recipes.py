@@ -33,9 +33,10 @@ from reidnb.methods import (
     Triplet,
     Verification,
 )
-from reidnb.methods.parts import all_parts
+from reidnb.methods.parts import all_parts, needed
 from reidnb.models import BACKBONES
-from reidnb.network import GIVEN, ReIDModel, build_model
+from reidnb.network import GIVEN, PAIRWISE, ReIDModel, build_model
+from reidnb.training import HISTORY
 from reidnb.values import Count, Positive, Share, Weight, change, did_you_mean, flat_names, key_of, places, value
 
 
@@ -78,24 +79,42 @@ class Recipe:
             known = (*BACKBONES, *DESCRIPTORS)
             self._refuse(f"unknown model {self.model!r}{did_you_mean(self.model, known)}: one of {', '.join(known)}")
         if self.learns:
-            self._check_terms()
+            self._check_parts()
+            self._check_outputs()
+            self._check_batches()
+        elif self.heads or self.losses or self.extra:
+            self._refuse(f"{self.model} learns nothing, so it goes without heads, losses and extra")
 
-    def _check_terms(self):
-        terms, gives = self.terms, {*GIVEN, *(name for part in self.parts for name in getattr(part, "gives", ()))}
+    def _check_parts(self):
+        terms = tuple(all_parts(self.terms))
+        if classes := [part for part in (*self.heads, *self.losses) if isinstance(part, type)]:
+            self._refuse(f"{classes[0].__name__} is a class: write {classes[0].__name__}()")
         if not terms:
             self._refuse("nothing is learned: it has no loss term with a weight above 0, such as Identity()")
         if uncalled := [term for term in terms if not callable(term)]:
             self._refuse(f"{uncalled[0]!r} is no loss term: it cannot be called with (output, batch)")
         if unbuilt := [head for head in self.heads if not hasattr(head, "build")]:
             self._refuse(f"{unbuilt[0]!r} is no head: it has no build(channels, facts)")
-        if twice := {key_of(term) for term in terms if sum(key_of(other) == key_of(term) for other in terms) > 1}:
-            self._refuse(f"two loss terms are called {', '.join(twice)}: join them, or give one of them another `key`")
-        for what, wanted in [
-            ("compare", self.compare),
-            *((key_of(t), n) for t in terms for n in getattr(t, "needs", ())),
-        ]:
+        for what, parts in (("loss terms", terms), ("heads", self.built)):
+            keys = [key_of(part) for part in parts]
+            if twice := sorted({key for key in keys if keys.count(key) > 1}):
+                self._refuse(f"two {what} are called {', '.join(twice)}: join them, or give one of them another `key`")
+        if taken := [key_of(term) for term in terms if key_of(term) in HISTORY]:
+            self._refuse(f"a loss term is called {taken[0]}, as history calls something else: give it another `key`")
+        if self.extra is not None and not hasattr(self.extra, "bind"):
+            self._refuse(f"{self.extra!r} is nothing that joins a batch: it has no bind(recipe, data, device)")
+
+    def _check_outputs(self):
+        gives = {*GIVEN, *(name for part in self.parts for name in getattr(part, "gives", ()))}
+        for what, wanted in ((key_of(term), name) for term in all_parts(self.terms) for name in needed(term)):
             if wanted not in gives:
                 self._refuse(f"{what} needs {wanted!r}, which no head gives; there is {', '.join(sorted(gives))}")
+        comparable = gives - {"map", *PAIRWISE} - ({"logits"} if not self.classifies else set())
+        if self.compare not in comparable:
+            self._refuse(f"compare is {self.compare!r}; there is {', '.join(sorted(comparable))}")
+
+    def _check_batches(self):
+        terms = self.terms
         if joined := [key_of(term) for term in terms if getattr(term, "sees_joined", False)]:
             if self.extra is None:
                 self._refuse(f"{joined[0]} needs pictures that join the batch (extra), and there are none")
@@ -133,7 +152,7 @@ class Recipe:
     @property
     def classifies(self) -> bool:
         """Whether a term looks at the classifier's logits."""
-        return any("logits" in getattr(part, "needs", ()) for part in self.parts)
+        return any("logits" in needed(part) for part in self.parts)
 
     @property
     def needs_pairs(self) -> bool:
@@ -306,14 +325,15 @@ def recipe(name: str | Recipe, profile: str = "quick", **changes: Any) -> Recipe
     )
     if changes.get("weights", base.weights) is None:
         settings |= SCRATCH.get(profile, {})
-    return change(base, **settings | changes)
+    settled = change(base, **{field: given for field, given in settings.items() if field not in changes})
+    return change(settled, **changes)
 
 
 def _larger(base: Recipe, settings: dict) -> Iterator[tuple[str, str]]:
     """A profile's larger backbone wherever the recipe has a small one, in the same form."""
     ways = {way: flat for flat, way in flat_names(base).items()}
     for place in places(base) if "model" in settings else ():
-        if isinstance(place.held, str) and place.held in BACKBONES and place.held.startswith("small"):
+        if place.way not in (("name",), ("title",)) and str(place.held) in BACKBONES and "small" in place.held:
             yield ways[place.way], settings["model"] + place.held.removeprefix("small")
 
 

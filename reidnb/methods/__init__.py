@@ -6,6 +6,7 @@ loss term is that it can be called, and of a head that it can be built; the rest
     __call__(output, batch)          a term's value, weighted: a scalar, or several by name
     build(channels, facts)           a head's nn.Module: network.Output -> dict of what it adds
     gives, needs                     names in network.Output that a head adds, and that a term cannot do without
+    on                               the one of them that a term works on, where it can be chosen
     key                              what it is called in history, tables and flat names; else its class's name
     pairs                            True: batches must be P x K
     sees_joined                      True: a term is shown the pictures that joined the batch too

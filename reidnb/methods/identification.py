@@ -18,10 +18,6 @@ class Identity:
     smoothing: Share = 0.1
     on: str = "logits"
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return (self.on,)
-
     def __call__(self, output: Output, batch: Batch) -> torch.Tensor:
         logits = output[self.on]
         branches = logits.unbind(1) if logits.ndim == 3 else [logits]

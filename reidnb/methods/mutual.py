@@ -10,6 +10,7 @@ from torch import nn
 from reidnb import evaluation, losses
 from reidnb.inference import embed
 from reidnb.methods.parts import Trial, bound
+from reidnb.models import BACKBONES
 from reidnb.network import Output
 from reidnb.training import Batch, evaluate_terms
 from reidnb.values import Weight, value
@@ -48,7 +49,15 @@ class Mutual:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return ("logits", *(name for loss in self.inner for name in getattr(loss, "needs", ())))
+        return ("logits",) if self.class_mutual else ()
+
+    def __post_init__(self):
+        if self.peer not in BACKBONES:
+            raise ValueError(f"Mutual: peer must be one of {', '.join(BACKBONES)}; got {self.peer!r}")
+        if not (self.inner or self.class_mutual or self.metric_mutual):
+            raise ValueError("Mutual: nothing is learned: no inner terms, class_mutual and metric_mutual both 0")
+        if any(getattr(loss, "sees_joined", False) for loss in self.inner):
+            raise ValueError("Mutual: students see no pictures that join a batch, and an inner term looks at them")
 
     def wrap(self, net: nn.Module, build_like: Callable[[str], nn.Module]) -> Students:
         return Students(net, build_like(self.peer))

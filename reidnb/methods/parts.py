@@ -28,6 +28,11 @@ def all_parts(parts: Iterable) -> Iterator:
         yield from all_parts(getattr(part, "inner", ()))
 
 
+def needed(part: Any) -> tuple[str, ...]:
+    """Names in network.Output that a loss term cannot do without: its `needs`, and what it works `on`."""
+    return (*getattr(part, "needs", ()), *((part.on,) if hasattr(part, "on") else ()))
+
+
 def facts_of(parts: Iterable, data) -> dict:
     """What heads have to know of a dataset before they are built."""
     found = {}

@@ -7,6 +7,7 @@ images (N, 3, H, W) -> backbone -> map (N, C, h, w) -> mean over h and w -> feat
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -25,11 +26,15 @@ class Output(dict):
     """
 
     def __getattr__(self, name: str) -> torch.Tensor:
-        if name in self:
-            return self[name]
         if name.startswith("__"):  # Python asks for such names on its own account
             raise AttributeError(name)
-        raise AttributeError(f"the network gives no {name!r}, only {', '.join(self)}: is the head missing that does?")
+        try:
+            return self[name]
+        except KeyError as missing:
+            raise AttributeError(missing.args[0]) from None
+
+    def __missing__(self, name: str):
+        raise KeyError(f"the network gives no {name!r}, only {', '.join(self)}: is the head missing that does?")
 
     def rows(self, which: slice) -> "Output":
         """The Output of some of the images."""
@@ -98,12 +103,25 @@ def build_model(
     are, how many "values" a feature has, how the map is pooled ("pooling"), and whatever else a head has to know.
     `width`: see ReIDModel.
     """
-    if pooling not in ("avg", "max", "both"):
-        raise ValueError(f"pooling must be 'avg', 'max' or 'both', got {pooling!r}")
+    check_pooling(pooling)
+    for what, number, least in (("classes", classes, 0), ("width", 1 if width is None else width, 1)):
+        if not isinstance(number, (int, np.integer)) or number < least:
+            raise ValueError(f"{what} must be a whole number from {least} on, got {number!r}")
+    heads = tuple(heads) if isinstance(heads, (tuple, list)) else (heads,)
+    if unbuilt := [head for head in heads if not hasattr(head, "build")]:
+        raise TypeError(
+            f"heads must be parts with build(channels, facts), such as methods.Stripes(8); got {unbuilt[0]!r}"
+        )
     backbone = load_backbone(name, weights, last_stride)
     facts = {"classes": classes, **(facts or {}), "values": width or backbone.channels, "pooling": pooling}
     modules = {key_of(head): head.build(backbone.channels, facts) for head in heads}
     return ReIDModel(backbone, classes, modules, pooling, width).to(memory_format=torch.channels_last)
+
+
+def check_pooling(how: str) -> None:
+    """ValueError for what is no way to pool a map."""
+    if how not in ("avg", "max", "both"):
+        raise ValueError(f"pooling must be 'avg', 'max' or 'both', got {how!r}")
 
 
 def pool(cells: torch.Tensor, how: str = "avg") -> torch.Tensor:
@@ -111,6 +129,7 @@ def pool(cells: torch.Tensor, how: str = "avg") -> torch.Tensor:
 
     The LSTM paper joins the two (section 2.5) and does not say how; a sum keeps POOL-5 at 2048 values.
     """
+    check_pooling(how)
     if how == "avg":
         return cells.mean((2, 3))
     most = cells.amax((2, 3))

@@ -24,6 +24,8 @@ def load_backbone(name: str = "small", weights: str | Path | None = None, last_s
     FileNotFoundError where weights cannot be had.
     """
     check_weights(name, weights)
+    if last_stride not in (1, 2):
+        raise ValueError(f"last_stride must be 1 or 2, got {last_stride!r}")
     backbone = Small() if name in DRAWN else ResNet(name.split("_")[0], last_stride)
     for layer in backbone.modules():
         if isinstance(layer, nn.Conv2d):

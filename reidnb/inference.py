@@ -1,6 +1,6 @@
 """What a trained model says of pictures, and batch norms that take their statistics from other pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +35,12 @@ def embed(
     W), is what files are scaled to: the one that the model learned at. A folder's files come in the order of their
     names. Raises ValueError for what is no picture, for no pictures at all, and for a name that the model does not say.
     """
-    names = (compare,) if isinstance(compare, str) else tuple(compare)
-    images = _pictures(images, size)
-    if batch < 1:
-        raise ValueError(f"batch must be at least 1 picture, got {batch!r}")
-    device = choose_device(device)
+    names = (compare,) if isinstance(compare, str) else compare
+    if not names or not isinstance(names, (tuple, list)) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"compare must be a name in network.Output, or a tuple of names; got {compare!r}")
+    if not isinstance(flip, bool):
+        raise ValueError(f"flip must be True or False, got {flip!r}")
+    images, device = _check(model, images, batch, size), choose_device(device)
     was_training = model.training
     model.to(device).eval()
     out = [[] for _ in names]
@@ -48,6 +49,8 @@ def embed(
             pixels = make_batch(images, np.arange(start, min(start + batch, len(images))), device=device)
             with autocast(device):
                 views = [model(pixels), model(pixels.flip(3))] if flip else [model(pixels)]
+            if not isinstance(views[0], Mapping):
+                raise TypeError(f"the model must give a network.Output, values by name; got {type(views[0]).__name__}")
             if missing := [name for name in names if name not in views[0]]:
                 raise ValueError(f"the model says nothing called {missing[0]!r}; it says {', '.join(views[0])}")
             for name, parts in zip(names, out):
@@ -59,8 +62,12 @@ def embed(
     return found[0] if isinstance(compare, str) else found
 
 
-def _pictures(images, size):
-    """uint8 (N, 3, H, W) of whatever `embed` takes."""
+def _check(model, images, batch, size=(64, 32)):
+    """uint8 (N, 3, H, W) of whatever `embed` takes, where all else is what it wants too."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, such as network.build_model gives; got {model!r:.60}")
+    if not isinstance(batch, (int, np.integer)) or batch < 1:
+        raise ValueError(f"batch must be a whole number of pictures, at least 1; got {batch!r}")
     if isinstance(images, (str, Path)):
         folder = Path(images)
         if not folder.is_dir():
@@ -71,12 +78,10 @@ def _pictures(images, size):
         if not images:
             raise ValueError(f"{folder} holds no pictures ({', '.join(PICTURES)})")
     if not isinstance(images, (np.ndarray, torch.Tensor)):
-        files = list(images)
-        if not files or not all(isinstance(file, (str, Path)) for file in files):
-            raise ValueError(
-                "wanted images uint8 (N, 3, H, W), a folder or a list of files, at least one; got "
-                + (f"{len(files)} of {type(files[0]).__name__}" if files else "an empty list")
-            )
+        files = list(images) if isinstance(images, Iterable) else [images]
+        if not files or (odd := [file for file in files if not isinstance(file, (str, Path))]):
+            got = f"{odd[0]!r:.60} among {len(files)}" if files else "an empty list"
+            raise ValueError(f"wanted images uint8 (N, 3, H, W), a folder or a list of files, at least one; got {got}")
         images = np.stack([decode(Path(file), size) for file in files])
     if images.ndim != 4 or not len(images):
         raise ValueError(f"images must be uint8 (N, 3, H, W), N at least 1; got {images.dtype} {tuple(images.shape)}")
@@ -100,16 +105,20 @@ def adapt_batch_norm(
     model: nn.Module, images: np.ndarray, device: str | torch.device | None = None, batch: int = 256
 ) -> None:
     """Take the statistics of every batch norm anew, from `images`, in place (AdaBN, Li et al., 2016)."""
-    device, was_training = choose_device(device), model.training
+    images, device, was_training = _check(model, images, batch), choose_device(device), model.training
     norms = [layer for layer in model.modules() if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d))]
     momenta = [layer.momentum for layer in norms]
     for layer in norms:
         layer.reset_running_stats()
         layer.momentum = None  # the mean over all batches
     model.to(device).train()
-    for indices in np.array_split(np.arange(len(images)), -(-len(images) // batch)):  # alike in size: means of means
-        with autocast(device):
-            model(make_batch(images, indices, device=device))
-    for layer, momentum in zip(norms, momenta):
-        layer.momentum = momentum
-    model.train(was_training)
+    try:
+        for indices in np.array_split(
+            np.arange(len(images)), -(-len(images) // batch)
+        ):  # alike in size: means of means
+            with autocast(device):
+                model(make_batch(images, indices, device=device))
+    finally:
+        for layer, momentum in zip(norms, momenta):
+            layer.momentum = momentum
+        model.train(was_training)

@@ -200,8 +200,8 @@ def test_frequencies_follow_the_dials():
 
 def test_season_changes_the_wardrobe():
     summer, winter = (frequencies(season=dial) for dial in (0, 2))
-    assert summer["up"] > 0.9 and winter["up"] < 0.3        # short sleeves
-    assert summer["down"] > 0.85 and winter["down"] < 0.2   # shorts
+    assert summer["up"] > 0.9 and winter["up"] < 0.3  # short sleeves
+    assert summer["down"] > 0.85 and winter["down"] < 0.2  # shorts
     assert winter["hat"] > 4 * summer["hat"]
 
 
@@ -349,15 +349,32 @@ def test_write_refuses_other_folders(tiny, tmp_path):
         synthetic.write_market1501(replace(tiny, seed=2), folder, progress=False)
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"size": (128, 128)}, "height = 2 x width"), ({"cameras": 1}, "at least 2 cameras"), ({"junk": -1}, "junk=-1"),
-    ({"train_identities": 0, "test_identities": 0}, "somebody"), ({"seed": 1.5}, "seed=1.5"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"size": (128, 128)}, "height = 2 x width"),
+        ({"cameras": 1}, "at least 2 cameras"),
+        ({"junk": -1}, "junk=-1"),
+        ({"train_identities": 0, "test_identities": 0}, "somebody"),
+        ({"seed": 1.5}, "seed=1.5"),
+        ({"seed": True}, "seed=True"),
+        ({"domain": None}, "domain=None"),
+        ({"cameras": "6"}, "cameras='6'"),
+        *(
+            ({"size": size}, "wanted .height, width.")
+            for size in (64, None, "ab", (128,), (128, 64, 3), (30, 15), (1024, 512))
+        ),
+    ],
+)
 def test_impossible_worlds(changes, message):
     with pytest.raises(ValueError, match=message):
         synthetic.make_world(**changes)
 
 
-def test_contact_sheet(world):
-    sheet = synthetic.contact_sheet(world, pids=(1, 2, 3), per_person=4)
-    assert sheet.size == (4 * 64, 3 * 128)
+def test_the_world_needs_nothing_of_the_rest():
+    """It could be a package of its own: of reidnb only its own files are loaded, and neither torch nor pandas."""
+    code = "import sys; from reidnb import synthetic; print(*sorted(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = ran.stdout.split()
+    assert not [name for name in loaded if name.startswith("reidnb.") and not name.startswith("reidnb.synthetic")]
+    assert not {"torch", "pandas", "joblib", "scipy", "matplotlib"} & set(loaded)

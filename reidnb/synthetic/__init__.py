@@ -1,7 +1,7 @@
 """The built-in world: pedestrians drawn by rule, with the ground truth that photographs never come with.
 
 Read the rooms in this order: `people` (who walks there), `world` (where, when and how badly each is seen),
-`figure` (how a body is drawn), `picture` (how a camera sees it).
+`brush` and `figure` (how a body is drawn), `scene` and `picture` (how a camera sees it).
 
 >>> from reidnb import synthetic
 >>> world = synthetic.make_world(seed=0)
@@ -10,12 +10,25 @@ Read the rooms in this order: `people` (who walks there), `world` (where, when a
 (128, 64, 3)
 """
 
-from reidnb.synthetic.figure import KEYPOINTS, PARTS
+from reidnb.synthetic.brush import PARTS
+from reidnb.synthetic.figure import KEYPOINTS
 from reidnb.synthetic.people import ATTRIBUTES, Person
-from reidnb.synthetic.picture import Drawing, contact_sheet, draw, write_market1501
+from reidnb.synthetic.picture import Drawing, draw, write_market1501
 from reidnb.synthetic.world import Camera, Dials, Shot, World, attributes, file_name, make_world
 
 __all__ = [
-    "ATTRIBUTES", "KEYPOINTS", "PARTS", "Camera", "Dials", "Drawing", "Person", "Shot", "World",
-    "attributes", "contact_sheet", "draw", "file_name", "make_world", "write_market1501",
+    "ATTRIBUTES",
+    "KEYPOINTS",
+    "PARTS",
+    "Camera",
+    "Dials",
+    "Drawing",
+    "Person",
+    "Shot",
+    "World",
+    "attributes",
+    "draw",
+    "file_name",
+    "make_world",
+    "write_market1501",
 ]

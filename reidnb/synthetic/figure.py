@@ -1,117 +1,41 @@
-"""How a body is drawn. A figure is a small skeleton in space, turned, projected and dressed with flat shapes.
-
-Nothing here knows a colour: every shape is filled with the number of its material. Colours, part masks, shading and
-cloth patterns follow from that one picture of numbers by table look-up, so they agree to the pixel.
-"""
+"""How a body is drawn. A figure is a small skeleton in space, turned, projected and dressed with flat shapes."""
 
 import math
-from dataclasses import dataclass
 
-import numpy as np
-from PIL import ImageDraw
+from reidnb.synthetic.brush import Brush
+from reidnb.synthetic.people import Person, label
 
-from reidnb.synthetic.people import label
-
-KEYPOINTS = ("head_top", "neck", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist",
-             "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle")
-PARTS = ("background", "head", "hair", "hat", "torso", "arms", "legs", "shoes", "bag", "occluder")
-
-# Each material: its part, whose colour it has (a field of Person), how light it is (256 = as is), how far it stands
-# out (for the shading), and whether it is cloth. "_far" is the limb on the far side of the body.
-MATERIALS = {
-    "nothing": ("background", None, 0, 0, 0),
-    "head": ("head", "skin", 256, 150, 0),
-    "face": ("head", "skin", 104, 150, 0),
-    "cheek": ("head", "skin", 226, 150, 0),
-    "neck": ("head", "skin", 216, 110, 0),
-    "hair": ("hair", "hair", 256, 170, 0),
-    "hair_light": ("hair", "hair", 330, 175, 0),
-    "hat": ("hat", "hat", 256, 185, 0),
-    "brim": ("hat", "hat", 190, 190, 0),
-    "up": ("torso", "up", 256, 120, 1),
-    "up_trim": ("torso", "trim", 256, 120, 1),
-    "seam": ("torso", "up", 205, 118, 1),
-    "logo": ("torso", "trim", 256, 122, 0),
-    "scarf": ("torso", "scarf", 256, 150, 1),
-    "sleeve": ("arms", "up", 250, 165, 1),
-    "sleeve_trim": ("arms", "trim", 250, 165, 1),
-    "sleeve_far": ("arms", "up", 205, 70, 1),
-    "sleeve_far_trim": ("arms", "trim", 205, 70, 1),
-    "arm": ("arms", "skin", 250, 160, 0),
-    "arm_far": ("arms", "skin", 205, 70, 0),
-    "down": ("legs", "down", 256, 110, 1),
-    "down_far": ("legs", "down", 200, 60, 1),
-    "crease": ("legs", "down", 216, 108, 1),
-    "leg": ("legs", "skin", 250, 105, 0),
-    "leg_far": ("legs", "skin", 200, 55, 0),
-    "shoe": ("shoes", "shoes", 256, 120, 0),
-    "shoe_far": ("shoes", "shoes", 205, 70, 0),
-    "backpack": ("bag", "backpack", 256, 170, 1),
-    "pocket": ("bag", "backpack", 205, 185, 1),
-    "strap": ("bag", "backpack", 225, 150, 0),
-    "bag": ("bag", "bag", 256, 190, 1),
-    "bag_strap": ("bag", "bag", 215, 150, 0),
-    "handbag": ("bag", "handbag", 256, 190, 0),
-    "handle": ("bag", "handbag", 190, 175, 0),
-}
-CODE = {name: code for code, name in enumerate(MATERIALS)}
-PATTERNED = np.zeros(256, bool)  # materials that the next number up replaces where the pattern of the cloth says so
-PATTERNED[[CODE["up"], CODE["sleeve"], CODE["sleeve_far"]]] = True
+KEYPOINTS = (
+    "head_top",
+    "neck",
+    "left_shoulder",
+    "right_shoulder",
+    "left_elbow",
+    "right_elbow",
+    "left_wrist",
+    "right_wrist",
+    "left_hip",
+    "right_hip",
+    "left_knee",
+    "right_knee",
+    "left_ankle",
+    "right_ankle",
+)
 
 
-@dataclass(frozen=True)
-class Brush:
-    """Draws in statures: (0, 0) is the ground between the feet, x to the right, y up, 1 the height of the person."""
-
-    canvas: ImageDraw.ImageDraw
-    x: float        # of (0, 0) on the canvas
-    y: float
-    scale: float    # canvas pixels a stature
-    base: int = 0   # added to every material number: another figure on the same canvas
-
-    def at(self, point):
-        return self.x + self.scale * point[0], self.y - self.scale * point[1]
-
-    def shape(self, material, points):
-        self.canvas.polygon([self.at(point) for point in points], fill=self.base + CODE[material])
-
-    def around(self, centre, rx, ry):
-        x, y = self.at(centre)
-        rx, ry = rx * self.scale, ry * self.scale
-        return x - rx, y - ry, x + rx, y + ry
-
-    def blob(self, material, centre, rx, ry):
-        self.canvas.ellipse(self.around(centre, rx, ry), fill=self.base + CODE[material])
-
-    def cap(self, material, centre, rx, ry, cut=0.0):
-        """The upper half of an ellipse, less `cut` degrees at either end."""
-        self.canvas.chord(self.around(centre, rx, ry), 180 + cut, 360 - cut, fill=self.base + CODE[material])
-
-    def line(self, material, points, width):
-        self.canvas.line([self.at(point) for point in points], fill=self.base + CODE[material],
-                         width=max(1, round(width * self.scale)), joint="curve")
-
-    def limb(self, material, a, b, ra, rb):
-        """A tapered limb with round ends from a to b."""
-        dx, dy = b[0] - a[0], b[1] - a[1]
-        length = math.hypot(dx, dy)
-        if length > 1e-6:
-            nx, ny = -dy / length, dx / length
-            self.shape(material, ((a[0] + nx * ra, a[1] + ny * ra), (b[0] + nx * rb, b[1] + ny * rb),
-                                  (b[0] - nx * rb, b[1] - ny * rb), (a[0] - nx * ra, a[1] - ny * ra)))
-        self.blob(material, a, ra, ra)
-        self.blob(material, b, rb, rb)
-
-
-def pose(person, yaw, phase, pitch):
+def pose(person: Person, yaw: float, phase: float, pitch: float) -> dict[str, tuple[float, float, float]]:
     """The walking skeleton, projected: {joint: (x, y, nearness)} in statures. yaw in degrees, phase, pitch in radians.
 
     In space X is the person's left, Y up and Z forward. Arms swing against the legs.
     """
     hip_y, stoop, wide = person.legs, person.stoop, person.build
     thigh, shin, upper, fore = 0.505 * (hip_y - 0.04), 0.495 * (hip_y - 0.04), 0.165, 0.145
-    space = {"neck": (0, 0.845 - 0.4 * stoop, stoop), "head": (0, 0.930 - 0.7 * stoop, 0.012 + 1.8 * stoop),
-             "chest": (0, 0.72, 0.3 * stoop), "pelvis": (0, hip_y + 0.01, 0)}
+    space = {
+        "neck": (0, 0.845 - 0.4 * stoop, stoop),
+        "head": (0, 0.930 - 0.7 * stoop, 0.012 + 1.8 * stoop),
+        "chest": (0, 0.72, 0.3 * stoop),
+        "pelvis": (0, hip_y + 0.01, 0),
+    }
     for side, sign in (("left", 1), ("right", -1)):
         swing = sign * math.sin(phase)
         bend = 0.10 + 0.85 * max(0.0, sign * math.cos(phase)) ** 1.5  # the knee of the leg that comes forward
@@ -123,9 +47,15 @@ def pose(person, yaw, phase, pitch):
         shoulder = (sign * 0.093 * wide, 0.798 - 0.5 * stoop, 0.8 * stoop)
         elbow = (shoulder[0] + sign * 0.028, shoulder[1] - upper * math.cos(b), shoulder[2] + upper * math.sin(b))
         wrist = (elbow[0] + sign * 0.008, elbow[1] - fore * math.cos(b + e), elbow[2] + fore * math.sin(b + e))
-        space |= {f"{side}_hip": hip, f"{side}_knee": knee, f"{side}_ankle": ankle, f"{side}_shoulder": shoulder,
-                  f"{side}_elbow": elbow, f"{side}_wrist": wrist,
-                  f"{side}_toe": (ankle[0] + sign * 0.012, ankle[1] - 0.022, ankle[2] + 0.070)}
+        space |= {
+            f"{side}_hip": hip,
+            f"{side}_knee": knee,
+            f"{side}_ankle": ankle,
+            f"{side}_shoulder": shoulder,
+            f"{side}_elbow": elbow,
+            f"{side}_wrist": wrist,
+            f"{side}_toe": (ankle[0] + sign * 0.012, ankle[1] - 0.022, ankle[2] + 0.070),
+        }
     drop = min(space["left_ankle"][1], space["right_ankle"][1]) - 0.04  # the lower foot stands on the ground
     turn = math.radians(yaw)
     cos, sin = math.cos(turn), math.sin(turn)
@@ -141,7 +71,7 @@ def _width(turn, half, depth):
     return math.hypot(half * math.cos(turn), depth * math.sin(turn))
 
 
-def draw_person(brush, person, yaw, phase, pitch):
+def draw_person(brush: Brush, person: Person, yaw: float, phase: float, pitch: float) -> list[tuple[float, float]]:
     """Draw one clothed walking person with `brush`; returns the 14 KEYPOINTS as a list of canvas (x, y)."""
     joints = pose(person, yaw, phase, pitch)
     turn = math.radians(yaw)
@@ -222,10 +152,20 @@ def _skirt(brush, person, joints, turn):
     flare = 0.034 if length < 0.3 else 0.045
     left, right = min(x - half, *knees) - flare, max(x + half, *knees) + flare
     hem = y - length
-    brush.shape("down", (
-        (x - half * 0.9, y + 0.09), (x + half * 0.9, y + 0.09), (x + half * 1.05, y), (right, hem + 0.01),
-        ((x + right) / 2, hem - 0.008), (x, hem), ((x + left) / 2, hem - 0.008), (left, hem + 0.01),
-        (x - half * 1.05, y)))
+    brush.shape(
+        "down",
+        (
+            (x - half * 0.9, y + 0.09),
+            (x + half * 0.9, y + 0.09),
+            (x + half * 1.05, y),
+            (right, hem + 0.01),
+            ((x + right) / 2, hem - 0.008),
+            (x, hem),
+            ((x + left) / 2, hem - 0.008),
+            (left, hem + 0.01),
+            (x - half * 1.05, y),
+        ),
+    )
     for share in (0.3, 0.62):
         fold = (left + share * (right - left), hem + 0.012)
         brush.line("crease", ((x + half * (2 * share - 1), y - 0.04), fold), 0.006)
@@ -245,10 +185,16 @@ def _torso(brush, person, joints, turn):
     x0, x1, x2 = neck[0], chest[0], pelvis[0]
     top = neck[1] - 0.004
     brush.limb("neck", (x0, top - 0.01), (joints["head"][0] * 0.6 + x0 * 0.4, top + 0.045), 0.030, 0.026)
-    right = [(x0 + 0.034, top + 0.004), (x0 + shoulder * 0.62, top - 0.012), (x0 + shoulder * 0.93, top - 0.034),
-             (x0 + shoulder, top - 0.062),
-             (x1 + breast, chest[1] - 0.01), (x1 * 0.4 + x2 * 0.6 + waist, pelvis[1] + 0.085), (x2 + hem, pelvis[1]),
-             (x2 + hem * 0.98, low)]
+    right = [
+        (x0 + 0.034, top + 0.004),
+        (x0 + shoulder * 0.62, top - 0.012),
+        (x0 + shoulder * 0.93, top - 0.034),
+        (x0 + shoulder, top - 0.062),
+        (x1 + breast, chest[1] - 0.01),
+        (x1 * 0.4 + x2 * 0.6 + waist, pelvis[1] + 0.085),
+        (x2 + hem, pelvis[1]),
+        (x2 + hem * 0.98, low),
+    ]
     left = [(2 * middle - x, y) for (x, y), middle in zip(right, (x0, x0, x0, x0, x1, x1 * 0.4 + x2 * 0.6, x2, x2))]
     brush.shape("up", [*right, (x2, low - 0.007), *reversed(left)])
     facing = math.cos(turn)
@@ -261,8 +207,9 @@ def _torso(brush, person, joints, turn):
             brush.blob("logo", (x + 0.035 * facing, y + 0.012), 0.021 * facing + 0.004, 0.021)
         elif person.texture == "print":
             r = 0.048 * facing * wide
-            brush.shape("logo", ((x - r, y + 0.035), (x + r, y + 0.035),
-                                 (x + r * 0.8, y - 0.05), (x - r * 0.8, y - 0.05)))
+            brush.shape(
+                "logo", ((x - r, y + 0.035), (x + r, y + 0.035), (x + r * 0.8, y - 0.05), (x - r * 0.8, y - 0.05))
+            )
             brush.blob("up", (x, y - 0.004), r * 0.45, 0.022)
     if person.scarf:
         brush.limb("scarf", (x0 - 0.030, top + 0.012), (x0 + 0.030, top + 0.012), 0.026, 0.026)
@@ -305,8 +252,11 @@ def _head(brush, person, joints, turn):
             if abs(offset) < 0.95:
                 brush.blob("face", (face + offset * rx * 0.8, y - 0.006 * size), 0.0042, 0.0062)
         if abs(sin) < 0.8:
-            brush.line("cheek", ((face + 0.5 * sin * rx - 0.012, y - 0.040 * size),
-                                 (face + 0.5 * sin * rx + 0.012, y - 0.040 * size)), 0.007)
+            brush.line(
+                "cheek",
+                ((face + 0.5 * sin * rx - 0.012, y - 0.040 * size), (face + 0.5 * sin * rx + 0.012, y - 0.040 * size)),
+                0.007,
+            )
     if label(person, "hat"):
         brush.cap("hat", (x, y + 0.016 * size), rx * 1.16, ry * 1.06)
         front, half = x + sin * rx * 0.9, rx * (1.05 - 0.4 * abs(sin))
@@ -325,8 +275,18 @@ def _long_hair(brush, person, joints, turn):
     x -= 0.030 * sin
     if person.hair_style == "straight":
         low = y - 0.165
-        brush.shape("hair", ((x - rx * 1.1, y + 0.02), (x + rx * 1.1, y + 0.02), (x + rx * 1.25, y - 0.08),
-                             (x + rx * 0.95, low), (x, low - 0.008), (x - rx * 0.95, low), (x - rx * 1.25, y - 0.08)))
+        brush.shape(
+            "hair",
+            (
+                (x - rx * 1.1, y + 0.02),
+                (x + rx * 1.1, y + 0.02),
+                (x + rx * 1.25, y - 0.08),
+                (x + rx * 0.95, low),
+                (x, low - 0.008),
+                (x - rx * 0.95, low),
+                (x - rx * 1.25, y - 0.08),
+            ),
+        )
     elif person.hair_style == "bob":
         brush.blob("hair", (x, y - 0.030), rx * 1.22, 0.058)
     elif person.hair_style == "pony" and (back or abs(sin) > 0.4):
@@ -338,10 +298,19 @@ def _backpack(brush, person, joints, turn):
     x = joints["chest"][0] - 0.085 * math.sin(turn)
     y = joints["chest"][1]
     half = _width(turn, 0.080, 0.050)
-    brush.shape("backpack", (
-        (x - half, y + 0.075), (x - half * 0.7, y + 0.100), (x + half * 0.7, y + 0.100), (x + half, y + 0.075),
-        (x + half * 1.05, y - 0.100), (x + half * 0.8, y - 0.125), (x - half * 0.8, y - 0.125),
-        (x - half * 1.05, y - 0.100)))
+    brush.shape(
+        "backpack",
+        (
+            (x - half, y + 0.075),
+            (x - half * 0.7, y + 0.100),
+            (x + half * 0.7, y + 0.100),
+            (x + half, y + 0.075),
+            (x + half * 1.05, y - 0.100),
+            (x + half * 0.8, y - 0.125),
+            (x - half * 0.8, y - 0.125),
+            (x - half * 1.05, y - 0.100),
+        ),
+    )
     if math.cos(turn) < 0.3:
         brush.limb("pocket", (x - half * 0.45, y - 0.065), (x + half * 0.45, y - 0.065), 0.034, 0.034)
         brush.line("pocket", ((x - half * 0.9, y + 0.04), (x + half * 0.9, y + 0.04)), 0.008)
@@ -356,8 +325,10 @@ def _shoulder_bag(brush, person, joints, turn):
     brush.line("bag_strap", (top, (x, y + 0.05)), 0.016)
     if math.sin(turn) < 0.6:
         half = _width(turn, 0.032, 0.062)
-        brush.shape("bag", ((x - half, y + 0.048), (x + half, y + 0.048),
-                            (x + half * 1.08, y - 0.060), (x - half * 1.08, y - 0.060)))
+        brush.shape(
+            "bag",
+            ((x - half, y + 0.048), (x + half, y + 0.048), (x + half * 1.08, y - 0.060), (x - half * 1.08, y - 0.060)),
+        )
         brush.line("bag_strap", ((x - half, y + 0.012), (x + half, y + 0.012)), 0.010)
 
 
@@ -365,5 +336,6 @@ def _handbag(brush, joints, side):
     x, y, _ = joints[side + "_wrist"]
     y -= 0.025
     brush.line("handle", ((x - 0.026, y - 0.055), (x, y), (x + 0.026, y - 0.055)), 0.009)
-    brush.shape("handbag", ((x - 0.038, y - 0.050), (x + 0.038, y - 0.050),
-                            (x + 0.050, y - 0.130), (x - 0.050, y - 0.130)))
+    brush.shape(
+        "handbag", ((x - 0.038, y - 0.050), (x + 0.038, y - 0.050), (x + 0.050, y - 0.130), (x - 0.050, y - 0.130))
+    )

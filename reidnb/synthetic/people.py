@@ -10,15 +10,34 @@ import numpy as np
 UPPER_COLOURS = ("black", "white", "red", "purple", "yellow", "gray", "blue", "green")
 LOWER_COLOURS = ("black", "white", "pink", "purple", "yellow", "gray", "blue", "green", "brown")
 ATTRIBUTES = (
-    "age", "backpack", "bag", "handbag", "clothes", "down", "up", "hair", "hat", "gender",
-    *("up" + name for name in UPPER_COLOURS), *("down" + name for name in LOWER_COLOURS),
+    "age",
+    "backpack",
+    "bag",
+    "handbag",
+    "clothes",
+    "down",
+    "up",
+    "hair",
+    "hat",
+    "gender",
+    *("up" + name for name in UPPER_COLOURS),
+    *("down" + name for name in LOWER_COLOURS),
 )
 
 # Shares among Market-1501's 1,501 identities (its attribute labels, train and test together, rounded).
 # Colours are normalised to 1: in Market some people have none of the listed colours, here everyone has one.
 MARKET_AGE = (0.012, 0.805, 0.174, 0.009)
-MARKET_SHARES = {"backpack": 0.257, "bag": 0.247, "handbag": 0.108, "clothes": 0.871, "down": 0.630, "up": 0.944,
-                 "hair": 0.346, "hat": 0.029, "gender": 0.437}
+MARKET_SHARES = {
+    "backpack": 0.257,
+    "bag": 0.247,
+    "handbag": 0.108,
+    "clothes": 0.871,
+    "down": 0.630,
+    "up": 0.944,
+    "hair": 0.346,
+    "hat": 0.029,
+    "gender": 0.437,
+}
 MARKET_UPPER = (0.147, 0.290, 0.103, 0.036, 0.065, 0.128, 0.065, 0.068)
 MARKET_LOWER = (0.387, 0.072, 0.033, 0.0015, 0.007, 0.166, 0.185, 0.023, 0.078)
 
@@ -26,7 +45,7 @@ MARKET_LOWER = (0.387, 0.072, 0.033, 0.0015, 0.007, 0.166, 0.185, 0.023, 0.078)
 SEASON_SHIFT = {"up": -5.0, "down": -3.0, "clothes": 1.0, "hat": 2.4}
 
 LOOKALIKE_SHARE = 0.20  # of the identities, at lookalikes=1
-SHADE_JITTER = 10       # levels by which two garments of one shade may differ
+SHADE_JITTER = 10  # levels by which two garments of one shade may differ
 TEXTURES = ("plain", "stripes", "check", "logo", "print")
 TEXTURE_SHARES = (0.46, 0.14, 0.10, 0.18, 0.12)
 HAIR_STYLES = (("crop", "parted", "curly"), ("straight", "pony", "bob"))  # short, long
@@ -48,8 +67,16 @@ SKINS = ((228, 184, 152), (214, 164, 128), (196, 146, 108), (158, 110, 78), (110
 HAIRS = ((28, 24, 24), (48, 34, 28), (84, 56, 36), (132, 92, 52), (40, 40, 48))
 GRAY_HAIRS = ((176, 174, 172), (206, 204, 202), (140, 138, 138))
 SHOES = ((32, 32, 36), (236, 236, 236), (108, 72, 48), (176, 44, 44), (44, 68, 128), (150, 152, 156))
-BAGS = ((34, 34, 40), (96, 66, 44), (170, 46, 46), (40, 70, 130), (56, 104, 66), (206, 170, 70), (124, 126, 132),
-        (198, 96, 140))
+BAGS = (
+    (34, 34, 40),
+    (96, 66, 44),
+    (170, 46, 46),
+    (40, 70, 130),
+    (56, 104, 66),
+    (206, 170, 70),
+    (124, 126, 132),
+    (198, 96, 140),
+)
 
 
 @dataclass(frozen=True)
@@ -57,42 +84,42 @@ class Person:
     """One identity: everything that stays the same from camera to camera. Colours are RGB, 0..255."""
 
     pid: int
-    labels: tuple            # the 27 values of ATTRIBUTES
-    build: float             # width of the body, 1 = average
-    legs: float              # hip height as a share of stature
-    head: float              # size of the head, 1 = average
-    stoop: float             # how far head and shoulders lean forward, in statures
+    labels: tuple  # the 27 values of ATTRIBUTES
+    build: float  # width of the body, 1 = average
+    legs: float  # hip height as a share of stature
+    head: float  # size of the head, 1 = average
+    stoop: float  # how far head and shoulders lean forward, in statures
     skin: tuple
     hair: tuple
     hair_style: str
     hat: tuple
-    cap: bool                # a cap with a brim, else a woollen hat
-    up: tuple                # the upper garment
-    trim: tuple              # its stripes, logo or print
+    cap: bool  # a cap with a brim, else a woollen hat
+    up: tuple  # the upper garment
+    trim: tuple  # its stripes, logo or print
     texture: str
     down: tuple
     shoes: tuple
     backpack: tuple
     bag: tuple
     handbag: tuple
-    coat: bool               # a coat hangs to the middle of the thigh
+    coat: bool  # a coat hangs to the middle of the thigh
     scarf: tuple | None
 
 
-def label(person, name):
+def label(person: Person, name: str) -> int:
     """The value of one attribute, for example label(person, "hat") -> 1."""
     return person.labels[ATTRIBUTES.index(name)]
 
 
 @lru_cache(maxsize=64)
-def shares(market, imbalance):
+def shares(market: tuple[float, ...], imbalance: float) -> np.ndarray:
     """Market-1501's shares bent by the dial: 0 makes all equal, 1 keeps them, 2 squares their ratios."""
     powers = np.power(np.asarray(market, float), imbalance)
     return powers / powers.sum()
 
 
 @lru_cache(maxsize=256)
-def share_of(name, dials):
+def share_of(name: str, dials) -> float:
     """The share of people whose binary attribute `name` is 1 under these dials."""
     odds = math.log(MARKET_SHARES[name] / (1 - MARKET_SHARES[name])) * dials.attribute_imbalance
     odds += (dials.season - 1) * SEASON_SHIFT.get(name, 0.0)
@@ -117,14 +144,15 @@ def _labels(rng, dials):
 def _mix(rng, first, second):
     """A colour between two shades, with a little jitter of its own."""
     t, *jitter = rng.random(4).tolist()
-    return tuple(int(min(250, max(8, a + (b - a) * t + SHADE_JITTER * (2 * j - 1))))
-                 for a, b, j in zip(first, second, jitter))
+    return tuple(
+        int(min(250, max(8, a + (b - a) * t + SHADE_JITTER * (2 * j - 1)))) for a, b, j in zip(first, second, jitter)
+    )
 
 
 def _garment(rng, name, dials, domain):
     """A shade of the named colour: lighter in summer, darker and duller in winter."""
     start = 2 * (domain % 2)
-    colour = _mix(rng, *SHADES[name][start:start + 2])
+    colour = _mix(rng, *SHADES[name][start : start + 2])
     light = 1.06 - 0.12 * max(0.0, dials.season - 0.5)
     vivid = 1.0 - 0.25 * max(0.0, dials.season - 1)
     gray = sum(colour) / 3
@@ -136,7 +164,7 @@ def _pick(rng, colours):
     return _mix(rng, colour, colour)
 
 
-def make_person(rng, pid, dials, domain=0):
+def make_person(rng: np.random.Generator, pid: int, dials, domain: int = 0) -> Person:
     """One identity with random looks under `dials`.
 
     It draws the same random numbers whatever the dials are, so a dial changes people's clothes but not the people.
@@ -146,8 +174,12 @@ def make_person(rng, pid, dials, domain=0):
     female, young, old = value["gender"], value["age"] == 0, value["age"] == 3
     up = _garment(rng, upper, dials, domain)
     dark = sum(up) < 330
-    trim = _pick(rng, ((240, 240, 240), (230, 190, 70), (220, 90, 80), (120, 180, 220)) if dark else
-                 ((40, 40, 46), (170, 40, 44), (40, 70, 140), (50, 110, 70)))
+    trim = _pick(
+        rng,
+        ((240, 240, 240), (230, 190, 70), (220, 90, 80), (120, 180, 220))
+        if dark
+        else ((40, 40, 46), (170, 40, 44), (40, 70, 140), (50, 110, 70)),
+    )
     build = float(np.clip(rng.normal(0.93 if female else 1.04, 0.09), 0.78, 1.3))
     style = HAIR_STYLES[value["hair"]][rng.integers(3)]
     bald, wrap, scarf = rng.random(3).tolist()
@@ -155,20 +187,31 @@ def make_person(rng, pid, dials, domain=0):
         style = "bald"
     cold = value["up"] == 0 and wrap < 0.45 * dials.season
     return Person(
-        pid=pid, labels=labels,
+        pid=pid,
+        labels=labels,
         build=build * (0.9 if young else 1.0),
         legs=float(rng.normal(0.515, 0.010)) - (0.02 if young else 0.0),
         head=float(rng.normal(1.0, 0.04)) * (1.18 if young else 1.0),
         stoop=0.012 * float(rng.random()) + (0.025 if old else 0.0),
-        skin=_pick(rng, SKINS), hair=_pick(rng, GRAY_HAIRS if old else HAIRS), hair_style=style,
-        hat=_pick(rng, BAGS), cap=bool(rng.random() < 1.2 - 0.5 * dials.season),
-        up=up, trim=trim, texture=str(rng.choice(TEXTURES, p=TEXTURE_SHARES)),
-        down=_garment(rng, lower, dials, domain), shoes=_pick(rng, SHOES),
-        backpack=_pick(rng, BAGS), bag=_pick(rng, BAGS), handbag=_pick(rng, BAGS),
-        coat=bool(cold and dials.season > 1), scarf=_pick(rng, BAGS) if cold and scarf < 0.6 else None)
+        skin=_pick(rng, SKINS),
+        hair=_pick(rng, GRAY_HAIRS if old else HAIRS),
+        hair_style=style,
+        hat=_pick(rng, BAGS),
+        cap=bool(rng.random() < 1.2 - 0.5 * dials.season),
+        up=up,
+        trim=trim,
+        texture=str(rng.choice(TEXTURES, p=TEXTURE_SHARES)),
+        down=_garment(rng, lower, dials, domain),
+        shoes=_pick(rng, SHOES),
+        backpack=_pick(rng, BAGS),
+        bag=_pick(rng, BAGS),
+        handbag=_pick(rng, BAGS),
+        coat=bool(cold and dials.season > 1),
+        scarf=_pick(rng, BAGS) if cold and scarf < 0.6 else None,
+    )
 
 
-def make_people(streams, pids, dials, domain=0):
+def make_people(streams, pids, dials, domain: int = 0) -> tuple[Person, ...]:
     """Identities, some of whom copy the clothes of one before them; `streams` holds a random generator for each."""
     people = []
     for rng, pid in zip(streams, pids):
@@ -183,8 +226,16 @@ def make_people(streams, pids, dials, domain=0):
 
 def _dress_like(rng, person, model):
     """`person`, own body and head, in the clothes of `model` but for one detail."""
-    worn = ("clothes", "down", "up", "hat", "backpack", "bag", "handbag",
-            *ATTRIBUTES[10:])  # all but age, hair and gender
+    worn = (
+        "clothes",
+        "down",
+        "up",
+        "hat",
+        "backpack",
+        "bag",
+        "handbag",
+        *ATTRIBUTES[10:],
+    )  # all but age, hair and gender
     value = dict(zip(ATTRIBUTES, person.labels)) | {name: label(model, name) for name in worn}
     same = ("hat", "cap", "up", "trim", "texture", "down", "shoes", "backpack", "bag", "handbag", "coat", "scarf")
     changes = {name: getattr(model, name) for name in same}

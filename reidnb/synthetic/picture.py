@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from reidnb.synthetic.figure import KEYPOINTS, MATERIALS, PARTS, PATTERNED, Brush, draw_person
+from reidnb.synthetic.brush import MATERIALS, PARTS, PATTERNED, Brush
+from reidnb.synthetic.figure import KEYPOINTS, draw_person
 from reidnb.synthetic.people import ATTRIBUTES
 from reidnb.synthetic.scene import HORIZON, OCCLUDER_COLOURS, OCCLUDER_TONES, draw_occluder, panorama
-from reidnb.synthetic.world import EXPOSURE_JITTER, attributes, file_name, person_of
+from reidnb.synthetic.world import EXPOSURE_JITTER, Shot, World, attributes, file_name, person_of
 
 FOOT, STATURE = 0.965, 0.925  # where the feet stand in a perfect box, and how much of its height the person fills
 HAZE = 0.06  # the black of a cheap camera is not black
@@ -40,20 +41,27 @@ def _by_number(value):
     """A table of 256 from material numbers to value(part, colour, light, height, cloth)."""
     table = np.zeros(256, np.uint8)
     for base in (FIGURE, WALKER, COMPANY):
-        table[base:base + len(MATERIALS)] = [value(base, *material) for material in MATERIALS.values()]
+        table[base : base + len(MATERIALS)] = [value(base, *material) for material in MATERIALS.values()]
     return table
 
 
-PART_OF = _by_number(lambda base, part, *_: 0 if part == "background" or base == COMPANY else
-                     PARTS.index("occluder") if base == WALKER else PARTS.index(part))
-PART_OF[THING:THING + len(OCCLUDER_TONES)] = PARTS.index("occluder")
+PART_OF = _by_number(
+    lambda base, part, *_: (
+        0
+        if part == "background" or base == COMPANY
+        else PARTS.index("occluder")
+        if base == WALKER
+        else PARTS.index(part)
+    )
+)
+PART_OF[THING : THING + len(OCCLUDER_TONES)] = PARTS.index("occluder")
 HEIGHT_OF = _by_number(lambda base, part, colour, light, height, cloth: height)
-HEIGHT_OF[THING:THING + len(OCCLUDER_TONES)] = [height for _, _, height in OCCLUDER_TONES]
+HEIGHT_OF[THING : THING + len(OCCLUDER_TONES)] = [height for _, _, height in OCCLUDER_TONES]
 CLOTH = _by_number(lambda base, part, colour, light, height, cloth: 255 * cloth)
 SOLID = np.where(HEIGHT_OF > 0, 255, 0).astype(np.uint8)
 
 
-def draw(world, shot):
+def draw(world: World, shot: Shot) -> Drawing:
     """Draw one shot of the world; the same bytes whatever was drawn before. Returns a Drawing."""
     height, width = world.size
     camera = world.cameras[shot.camid]
@@ -70,24 +78,32 @@ def draw(world, shot):
 
     def walk(brush, who, yaw, phase):
         brushes.append(brush)
-        palette[brush.base:brush.base + len(MATERIALS)] = _colours(who)
+        palette[brush.base : brush.base + len(MATERIALS)] = _colours(who)
         return draw_person(brush, who, yaw, phase, camera.pitch)
 
     if shot.company:
         other = world.strangers[(shot.stranger + 7) % len(world.strangers)]
         near = 1.0 if shot.subject == 0 else 0.86  # the second person of a distractor is no further than the first
-        walk(Brush(canvas, 2 * width * shot.company, y - 0.35 * (1 - near) * scale, scale * near, COMPANY),
-             other, other_yaw, shot.phase + 1.3)
+        walk(
+            Brush(canvas, 2 * width * shot.company, y - 0.35 * (1 - near) * scale, scale * near, COMPANY),
+            other,
+            other_yaw,
+            shot.phase + 1.3,
+        )
     points = [(-1.0, -1.0)] * len(KEYPOINTS)
     if person is not None:
         points = walk(Brush(canvas, x, y, scale, FIGURE), person, shot.yaw, shot.phase)
     before = _count_person(big)
     if shot.occluder == "walker":
-        walk(Brush(canvas, 2 * width * shot.occluder_x, y + 0.06 * scale, scale * 1.08, WALKER),
-             stranger, other_yaw, shot.phase + 0.7)
+        walk(
+            Brush(canvas, 2 * width * shot.occluder_x, y + 0.06 * scale, scale * 1.08, WALKER),
+            stranger,
+            other_yaw,
+            shot.phase + 0.7,
+        )
     elif shot.occluder:
         draw_occluder(canvas, big.size, shot.occluder, shot.occluder_x, shot.occluder_height, THING, shot.stranger)
-        palette[THING:THING + len(OCCLUDER_TONES)] = _thing_colours(shot)
+        palette[THING : THING + len(OCCLUDER_TONES)] = _thing_colours(shot)
     occlusion = 1 - _count_person(big) / before if before else 0.0
 
     index = np.asarray(big)
@@ -99,7 +115,7 @@ def draw(world, shot):
 
 
 def _count_person(big):
-    return sum(big.histogram()[FIGURE + 1:WALKER])
+    return sum(big.histogram()[FIGURE + 1 : WALKER])
 
 
 @lru_cache(maxsize=4096)
@@ -117,8 +133,9 @@ def _thing_colours(shot):
     own = OCCLUDER_COLOURS[shot.occluder]
     turn = shot.stranger % 3 if shot.occluder in ("car", "bike", "bin", "sign") else 0
     own = own[turn:] + own[:turn]
-    return [[min(255, c * light >> 8) for c in (own if colour == "own" else colour)]
-            for colour, light, _ in OCCLUDER_TONES]
+    return [
+        [min(255, c * light >> 8) for c in (own if colour == "own" else colour)] for colour, light, _ in OCCLUDER_TONES
+    ]
 
 
 def _weave(index, texture, x, y, scale):
@@ -191,7 +208,7 @@ def _compose(world, camera, shot, index, palette, brushes):
 
     light = _relight(np.asarray(relief, np.int32), camera.light, height)
     shift = 11 * max(shot.subject, 0) % height
-    light += folds[shift:shift + height, :width] * cloth * 34 >> 15
+    light += folds[shift : shift + height, :width] * cloth * 34 >> 15
     pixels = (colours * light[:, :, None] >> 8) + (np.asarray(scene, np.int32) * (255 - solid) + 127) // 255
     image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
     if tall < 0.85 * height:  # someone far away covers few pixels of the sensor
@@ -224,7 +241,7 @@ def _photograph(world, camera, shot, image):
     image = image.point(_response(camera, (shot.seed >> 5) % 21 - 10))
     grain = _tables(world.size)[0]
     row, column = (shot.seed >> 3) % height, (shot.seed >> 11) % width
-    noise = grain[row:row + height, column:column + width] * np.int16(camera.noise) >> 7
+    noise = grain[row : row + height, column : column + width] * np.int16(camera.noise) >> 7
     pixels = np.clip(np.asarray(image, np.int16) + noise, 0, 255).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=camera.quality - shot.seed % 11)
@@ -245,34 +262,26 @@ def _response(camera, step):
     return np.concatenate(tables).astype(np.uint8).tolist()
 
 
-def contact_sheet(world, pids=None, per_person=8):
-    """A PIL image with a row of up to `per_person` shots for each pid (by default the first eight test people)."""
-    shots = [shot for split in ("train", "query", "gallery") for shot in world.shots[split]]
-    if pids is None:
-        pids = sorted({shot.pid for shot in world.shots["query"]} or {shot.pid for shot in world.shots["train"]})[:8]
-    height, width = world.size
-    sheet = Image.new("RGB", (width * per_person, height * len(pids)), (40, 40, 40))
-    for row, pid in enumerate(pids):
-        own = [shot for shot in shots if shot.pid == pid]
-        step = max(1, len(own) // per_person)
-        for column, shot in enumerate(own[::step][:per_person]):
-            sheet.paste(Image.fromarray(draw(world, shot).image), (column * width, row * height))
-    return sheet
-
-
 FOLDERS = {"train": "bounding_box_train", "gallery": "bounding_box_test", "query": "query"}
 
 
-def write_market1501(world, folder, progress=True):
+def write_market1501(world: World, folder: str | Path, progress: bool = True) -> Path:
     """Write the world as JPEG files in Market-1501's layout, with a ground_truth.csv beside them.
 
     An interrupted or finished folder of the same world may be written again. FileExistsError if the folder holds
     anything else. Returns the folder's Path.
     """
     folder = Path(folder)
-    passport = {"format": "reidnb synthetic world 1", "seed": world.seed, "domain": world.domain,
-                "size": list(world.size), "dials": asdict(world.dials), "people": len(world.people),
-                "cameras": len(world.cameras), "shots": {split: len(shots) for split, shots in world.shots.items()}}
+    passport = {
+        "format": "reidnb synthetic world 1",
+        "seed": world.seed,
+        "domain": world.domain,
+        "size": list(world.size),
+        "dials": asdict(world.dials),
+        "people": len(world.people),
+        "cameras": len(world.cameras),
+        "shots": {split: len(shots) for split, shots in world.shots.items()},
+    }
     passport_file = folder / "world.json"
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         found = passport_file.read_text(encoding="utf-8") if passport_file.is_file() else ""
@@ -283,9 +292,22 @@ def write_market1501(world, folder, progress=True):
         (folder / name).mkdir(parents=True, exist_ok=True)
     _replace(passport_file, json.dumps(passport, indent=1).encode())
 
-    header = ["file", "split", "pid", "camid", "tracklet", "frame", "view", "occluder", "occlusion",
-              "dx", "dy", "scale", *ATTRIBUTES,
-              *(f"{name}_{axis}" for name in KEYPOINTS for axis in ("x", "y", "visible"))]
+    header = [
+        "file",
+        "split",
+        "pid",
+        "camid",
+        "tracklet",
+        "frame",
+        "view",
+        "occluder",
+        "occlusion",
+        "dx",
+        "dy",
+        "scale",
+        *ATTRIBUTES,
+        *(f"{name}_{axis}" for name in KEYPOINTS for axis in ("x", "y", "visible")),
+    ]
     table = io.StringIO(newline="")
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(header)
@@ -297,10 +319,21 @@ def write_market1501(world, folder, progress=True):
             Image.fromarray(drawing.image).save(buffer, "JPEG", quality=92)
             _replace(folder / name / file_name(shot), buffer.getvalue())
             measures = (drawing.occlusion, shot.dx, shot.dy, shot.scale)
-            rows.writerow([file_name(shot), split, shot.pid, shot.camid, shot.tracklet, shot.frame, shot.view,
-                           shot.occluder, *(f"{value:.4f}" for value in measures),
-                           *attributes(world, shot.pid).tolist(),
-                           *(f"{value:.2f}" for value in drawing.keypoints.ravel().tolist())])
+            rows.writerow(
+                [
+                    file_name(shot),
+                    split,
+                    shot.pid,
+                    shot.camid,
+                    shot.tracklet,
+                    shot.frame,
+                    shot.view,
+                    shot.occluder,
+                    *(f"{value:.4f}" for value in measures),
+                    *attributes(world, shot.pid).tolist(),
+                    *(f"{value:.2f}" for value in drawing.keypoints.ravel().tolist()),
+                ]
+            )
             done += 1
             if progress and (done % 1000 == 0 or done == total):
                 print(f"{done}/{total} pictures written to {folder}", flush=True)

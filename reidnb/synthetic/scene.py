@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from reidnb.synthetic.world import SCENE, stream
 
-HORIZON = 0.40    # of the panorama's height
+HORIZON = 0.40  # of the panorama's height
 PANORAMA = (8, 2)  # its width and height, in heights of a picture
 WALL = {"street": 0.22, "plaza": 0.10, "corridor": 0.34, "park": 0.16, "station": 0.30, "campus": 0.24}
 
@@ -44,8 +44,9 @@ def panorama(seed, domain, camera, size):
     image = Image.new("RGB", (width, tall))
     draw = ImageDraw.Draw(image)
     shift = rng.integers(-16, 17) + rng.integers(-7, 8, 3) + (np.array((14, -8, -14)) if domain % 2 else 0)
-    near, far, wall, detail = (tuple(int(min(245, max(20, c + s))) for c, s in zip(colour, shift))
-                               for colour in COLOURS[camera.scene])
+    near, far, wall, detail = (
+        tuple(int(min(245, max(20, c + s))) for c, s in zip(colour, shift)) for colour in COLOURS[camera.scene]
+    )
     horizon = int(tall * HORIZON)
     foot = horizon + int(WALL[camera.scene] * (tall - horizon))  # where the wall meets the ground
     _ground(draw, rng, camera.scene, width, tall, horizon, near, far)
@@ -122,8 +123,19 @@ def _wall(draw, rng, scene, width, foot, tall, wall, detail):
                 column += step
             if scene == "street" and rng.random() < 0.6:  # an awning
                 colour = _muted(rng)
-                draw.polygon((x + 8, foot - unit * 1.1, x + bay - 8, foot - unit * 1.1, x + bay + 4, foot - unit * 0.85,
-                              x - 4, foot - unit * 0.85), fill=colour)
+                draw.polygon(
+                    (
+                        x + 8,
+                        foot - unit * 1.1,
+                        x + bay - 8,
+                        foot - unit * 1.1,
+                        x + bay + 4,
+                        foot - unit * 0.85,
+                        x - 4,
+                        foot - unit * 0.85,
+                    ),
+                    fill=colour,
+                )
             if scene == "corridor" and rng.random() < 0.6:  # a poster
                 px = x + bay * rng.uniform(0.2, 0.6)
                 draw.rectangle((px, foot - unit * 1.1, px + unit * 0.6, foot - unit * 0.4), fill=_muted(rng))
@@ -145,9 +157,14 @@ def _tree(draw, rng, x, foot, tall):
 
 
 LEAVES = (88, 118, 72)
-PROPS = {"street": ("car", "person", "post", "bike"), "plaza": ("bench", "person", "plant"),
-         "corridor": ("plant", "person"), "park": ("bench", "plant", "person"),
-         "station": ("post", "person", "bench"), "campus": ("bike", "plant", "person", "bench")}
+PROPS = {
+    "street": ("car", "person", "post", "bike"),
+    "plaza": ("bench", "person", "plant"),
+    "corridor": ("plant", "person"),
+    "park": ("bench", "plant", "person"),
+    "station": ("post", "person", "bench"),
+    "campus": ("bike", "plant", "person", "bench"),
+}
 
 
 def _props(draw, rng, camera, width, tall, horizon, foot, detail):
@@ -170,8 +187,10 @@ def _prop(draw, rng, kind, x, row, unit, detail):
 
     draw.ellipse(at((-0.4, 0.05), (0.4, -0.05)), fill=(90, 88, 87))
     if kind == "person":
-        draw.polygon(at((-0.10, 0.52), (0.10, 0.52), (0.12, 0), (0.04, 0), (0, 0.4), (-0.05, 0), (-0.12, 0)),
-                     fill=_tone(_muted(rng), 0.6))
+        draw.polygon(
+            at((-0.10, 0.52), (0.10, 0.52), (0.12, 0), (0.04, 0), (0, 0.4), (-0.05, 0), (-0.12, 0)),
+            fill=_tone(_muted(rng), 0.6),
+        )
         box(-0.14, 0.46, 0.14, 0.85, colour, 0.05)
         draw.ellipse(at((-0.065, 1.0), (0.065, 0.84)), fill=(84, 64, 54))
     elif kind == "car":
@@ -223,11 +242,25 @@ def _weather(image, rng, camera, horizon):
 
 # The eight materials of an occluder: colour and how far it stands out. "own" is the occluder's own colour.
 OCCLUDER_TONES = (
-    ("own", 256, 200), ("own", 200, 190), ("own", 320, 210), ((44, 44, 48), 256, 200), ((150, 158, 166), 256, 205),
-    ((104, 128, 150), 256, 195), ((90, 122, 70), 256, 190), ((122, 152, 88), 256, 205))
+    ("own", 256, 200),
+    ("own", 200, 190),
+    ("own", 320, 210),
+    ((44, 44, 48), 256, 200),
+    ((150, 158, 166), 256, 205),
+    ((104, 128, 150), 256, 195),
+    ((90, 122, 70), 256, 190),
+    ((122, 152, 88), 256, 205),
+)
 OWN, OWN_DARK, OWN_LIGHT, BLACK, METAL, GLASS, LEAF, LEAF_LIGHT = range(8)
-OCCLUDER_COLOURS = {"pillar": (168, 164, 156), "bench": (132, 98, 68), "bike": (150, 50, 50), "car": (120, 130, 150),
-                    "plant": (150, 92, 66), "bin": (70, 104, 84), "sign": (60, 96, 160)}
+OCCLUDER_COLOURS = {
+    "pillar": (168, 164, 156),
+    "bench": (132, 98, 68),
+    "bike": (150, 50, 50),
+    "car": (120, 130, 150),
+    "plant": (150, 92, 66),
+    "bin": (70, 104, 84),
+    "sign": (60, 96, 160),
+}
 
 
 def draw_occluder(canvas, size, kind, x, tall, base, seed):

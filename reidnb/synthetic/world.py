@@ -6,19 +6,19 @@ from numbers import Real
 
 import numpy as np
 
-from reidnb.synthetic.people import make_people
+from reidnb.synthetic.people import Person, make_people
 
 # What one unit of each dial is worth; the places to turn when calibrating.
-BOX_SHIFT = (0.054, 0.036)   # standard deviation of the box error across and down, as shares of the box
-BOX_SCALE = 0.075            # standard deviation of log scale
-CUT_RATE = 0.15              # share of tracklets whose boxes cut the feet or the head
-OCCLUDED_RATE = 0.255        # share of tracklets that meet an occluder
-COMPANY_RATE = 0.21          # share of tracklets in which someone else walks behind the person
-COLOUR_GAIN = 0.12           # largest departure of a camera's channel gain from 1
-EXPOSURE = 0.25              # largest departure of its exposure, in stops
-GAMMA = 0.20                 # largest departure of log gamma from 0
-CAMERA_BLUR = 0.7            # largest blur radius, in pixels at height 128
-EXPOSURE_JITTER = 0.06       # departure of one shot's exposure, in stops, whatever the camera
+BOX_SHIFT = (0.054, 0.036)  # standard deviation of the box error across and down, as shares of the box
+BOX_SCALE = 0.075  # standard deviation of log scale
+CUT_RATE = 0.15  # share of tracklets whose boxes cut the feet or the head
+OCCLUDED_RATE = 0.255  # share of tracklets that meet an occluder
+COMPANY_RATE = 0.21  # share of tracklets in which someone else walks behind the person
+COLOUR_GAIN = 0.12  # largest departure of a camera's channel gain from 1
+EXPOSURE = 0.25  # largest departure of its exposure, in stops
+GAMMA = 0.20  # largest departure of log gamma from 0
+CAMERA_BLUR = 0.7  # largest blur radius, in pixels at height 128
+EXPOSURE_JITTER = 0.06  # departure of one shot's exposure, in stops, whatever the camera
 
 SCENES = ("street", "plaza", "corridor", "park", "station", "campus")
 OCCLUDERS = ("walker", "pillar", "bench", "bike", "car", "plant", "bin", "sign")
@@ -26,7 +26,7 @@ STRANGERS = 40  # passers-by without an identity
 PEOPLE, PASSERS_BY, CAMERAS, TRACKLETS, BAD_BOXES, SCENE = range(6)  # what a random stream is for
 
 
-def stream(world_seed, domain, purpose, index=0):
+def stream(world_seed: int, domain: int, purpose: int, index: int = 0) -> np.random.Generator:
     """The random generator of one purpose and one index, the same on every machine and in every order."""
     return np.random.default_rng([world_seed, domain, purpose, index])
 
@@ -63,19 +63,19 @@ class Camera:
 
     camid: int
     scene: str
-    yaw: float            # degrees; people walk along this direction or against it (0 = towards the camera)
-    pitch: float          # radians, how steeply the camera looks down
-    eye: float            # a person's height over the camera's height
-    near: float           # where the nearest feet stand in the scene, 0 = horizon, 1 = lower edge
+    yaw: float  # degrees; people walk along this direction or against it (0 = towards the camera)
+    pitch: float  # radians, how steeply the camera looks down
+    eye: float  # a person's height over the camera's height
+    near: float  # where the nearest feet stand in the scene, 0 = horizon, 1 = lower edge
     far: float
-    gain: tuple           # of R, G, B
+    gain: tuple  # of R, G, B
     gamma: float
     contrast: float
     blur: float
-    noise: int            # levels
-    quality: int          # of the JPEG
-    light: float          # -1 = light from the left, 1 = from the right
-    sun: float            # 0 = overcast, 1 = hard shadows
+    noise: int  # levels
+    quality: int  # of the JPEG
+    light: float  # -1 = light from the left, 1 = from the right
+    sun: float  # 0 = overcast, 1 = hard shadows
 
 
 @dataclass(frozen=True)
@@ -85,21 +85,21 @@ class Shot:
     pid: int
     camid: int
     tracklet: int
-    frame: int            # index within the tracklet
-    seed: int             # of what belongs to this image alone: noise, exposure
-    yaw: float            # degrees, 0 = the person faces the camera, 90 = walks to the right, 180 = is seen from behind
-    phase: float          # of walking, radians
-    x: float              # where the feet stand in the scene, 0 = left, 1 = right
-    y: float              # 0 = horizon, 1 = lower edge
-    dx: float = 0.0       # the box error: the person's shift right and down as shares of the box ...
+    frame: int  # index within the tracklet
+    seed: int  # of what belongs to this image alone: noise, exposure
+    yaw: float  # degrees, 0 = the person faces the camera, 90 = walks to the right, 180 = is seen from behind
+    phase: float  # of walking, radians
+    x: float  # where the feet stand in the scene, 0 = left, 1 = right
+    y: float  # 0 = horizon, 1 = lower edge
+    dx: float = 0.0  # the box error: the person's shift right and down as shares of the box ...
     dy: float = 0.0
-    scale: float = 1.0    # ... and enlargement
-    occluder: str = ""    # one of OCCLUDERS, or none
-    occluder_x: float = 0.0   # its centre, as a share of the box width
+    scale: float = 1.0  # ... and enlargement
+    occluder: str = ""  # one of OCCLUDERS, or none
+    occluder_x: float = 0.0  # its centre, as a share of the box width
     occluder_height: float = 0.0  # as a share of the box height
     company: float = 0.0  # where someone else walks behind, as a share of the box width; 0 = nobody
-    stranger: int = 0     # which stranger plays the walker, the company, or the subject of a distractor
-    subject: int = -1     # the person drawn: a pid; 0 = the stranger, -1 = nobody
+    stranger: int = 0  # which stranger plays the walker, the company, or the subject of a distractor
+    subject: int = -1  # the person drawn: a pid; 0 = the stranger, -1 = nobody
     sequence: int = 1
 
     @property
@@ -122,33 +122,42 @@ class World:
     strangers: tuple = field(repr=False, default=())
 
 
-def file_name(shot):
+def file_name(shot: Shot) -> str:
     """The shot's name in Market-1501's form, such as "0002_c1s1_000451_03.jpg" (cameras count from 1)."""
     pid = "-1" if shot.pid < 0 else f"{shot.pid:04d}"
     number = 60 * shot.tracklet + 12 * shot.frame + 1  # no two shots share it
     return f"{pid}_c{shot.camid + 1}s{shot.sequence}_{number:06d}_{shot.frame:02d}.jpg"
 
 
-def attributes(world, pid):
+def attributes(world: World, pid: int) -> np.ndarray:
     """The 27 ATTRIBUTES of a person, int64, 0-based; all -1 for distractors (0) and junk (-1). KeyError if unknown."""
     if pid in (0, -1):
         return np.full(27, -1, np.int64)
     return np.asarray(person_of(world, pid).labels, np.int64)
 
 
-def person_of(world, pid):
+def person_of(world: World, pid: int) -> Person:
     """The Person with this pid. KeyError if there is none."""
     if not 1 <= pid <= len(world.people):
         raise KeyError(f"pid {pid}: this world has the people 1..{len(world.people)} (0 and -1 are nobody)")
     return world.people[pid - 1]
 
 
-def make_world(seed=0, train_identities=120, test_identities=300, cameras=6, distractors=500, junk=200,
-               size=(128, 64), dials=Dials(), domain=0):
+def make_world(
+    seed: int = 0,
+    train_identities: int = 120,
+    test_identities: int = 300,
+    cameras: int = 6,
+    distractors: int = 500,
+    junk: int = 200,
+    size: tuple[int, int] = (128, 64),
+    dials: Dials = Dials(),
+    domain: int = 0,
+) -> World:
     """Plan a world by Market-1501's rules; nothing is drawn yet.
 
     size is (height, width) in pixels, ratio 2:1. Another `domain` has other cameras, backgrounds, people and
-    wardrobes. ValueError on impossible numbers. The default world has about 5,700 shots.
+    wardrobes. ValueError on impossible numbers. The default world has about 6,300 shots.
     """
     _check(seed, train_identities, test_identities, cameras, distractors, junk, size, dials, domain)
     pids = stream(seed, domain, PEOPLE).permutation(np.arange(1, train_identities + test_identities + 1)).tolist()
@@ -175,7 +184,7 @@ def make_world(seed=0, train_identities=120, test_identities=300, cameras=6, dis
                 else:
                     chosen = shots[0].seed % len(shots)
                     query.append(shots[chosen])
-                    gallery += shots[:chosen] + shots[chosen + 1:]
+                    gallery += shots[:chosen] + shots[chosen + 1 :]
     rng = stream(seed, domain, BAD_BOXES)
     gallery += [_distractor(rng, views, dials, first + index) for index in range(distractors)]
     gallery += [_junk(rng, views, dials, first + distractors + index, len(people)) for index in range(junk)]
@@ -185,8 +194,14 @@ def make_world(seed=0, train_identities=120, test_identities=300, cameras=6, dis
 
 
 def _check(seed, train_identities, test_identities, cameras, distractors, junk, size, dials, domain):
-    counts = {"seed": seed, "train_identities": train_identities, "test_identities": test_identities,
-              "distractors": distractors, "junk": junk, "domain": domain}
+    counts = {
+        "seed": seed,
+        "train_identities": train_identities,
+        "test_identities": test_identities,
+        "distractors": distractors,
+        "junk": junk,
+        "domain": domain,
+    }
     for name, value in counts.items():
         if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 0:
             raise ValueError(f"{name}={value!r}: wanted a whole number from 0 up")
@@ -194,9 +209,16 @@ def _check(seed, train_identities, test_identities, cameras, distractors, junk, 
         raise ValueError(f"cameras={cameras!r}: re-identification needs at least 2 cameras")
     if train_identities + test_identities == 0:
         raise ValueError("train_identities and test_identities are both 0: a world needs somebody in it")
-    if len(size) != 2 or size[0] != 2 * size[1] or not 32 <= size[0] <= 512 or size[0] % 4:
-        raise ValueError(f"size={size!r}: wanted (height, width) with height = 2 x width, from (32, 16) to (512, 256), "
-                         "the height a multiple of 4; for example (128, 64)")
+    try:
+        height, width = size
+        good = height == 2 * width and 32 <= height <= 512 and height % 4 == 0
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise ValueError(
+            f"size={size!r}: wanted (height, width) with height = 2 x width, from (32, 16) to (512, 256), "
+            "the height a multiple of 4; for example (128, 64)"
+        )
     if not isinstance(dials, Dials):
         raise TypeError(f"dials={dials!r}: wanted a Dials(...) value, for example Dials(occlusion=2)")
 
@@ -215,13 +237,22 @@ def _make_camera(rng, camid, dials, domain):
     gain = tuple(light * channel for channel in (1 + tint - cold, 1 + green, 1 - tint + cold))
     sunny = scene != "corridor"
     return Camera(
-        camid=camid, scene=scene, yaw=(0.0, 55.0, 90.0, 20.0, 125.0, 160.0)[(camid + 2 * domain) % 6],
-        pitch=rng.uniform(0.06, 0.22), eye=rng.uniform(0.86, 1.05), near=rng.uniform(0.86, 0.95),
-        far=rng.uniform(0.50, 0.66), gain=gain, gamma=math.exp(GAMMA * bias * rng.uniform(-1, 1)),
-        contrast=1 + 0.22 * bias * rng.uniform(-1, 1), blur=CAMERA_BLUR * bias * rng.uniform(0, 1) ** 1.5,
-        noise=int(3 + 5 * bias * rng.random()), quality=int(rng.integers(70, 91)),
+        camid=camid,
+        scene=scene,
+        yaw=(0.0, 55.0, 90.0, 20.0, 125.0, 160.0)[(camid + 2 * domain) % 6],
+        pitch=rng.uniform(0.06, 0.22),
+        eye=rng.uniform(0.86, 1.05),
+        near=rng.uniform(0.86, 0.95),
+        far=rng.uniform(0.50, 0.66),
+        gain=gain,
+        gamma=math.exp(GAMMA * bias * rng.uniform(-1, 1)),
+        contrast=1 + 0.22 * bias * rng.uniform(-1, 1),
+        blur=CAMERA_BLUR * bias * rng.uniform(0, 1) ** 1.5,
+        noise=int(3 + 5 * bias * rng.random()),
+        quality=int(rng.integers(70, 91)),
         light=float(rng.choice((-1.0, 1.0))) * rng.uniform(0.6, 1.0),
-        sun=(1.0 - 0.45 * dials.season) * rng.uniform(0.6, 1.0) if sunny else 0.15)
+        sun=(1.0 - 0.45 * dials.season) * rng.uniform(0.6, 1.0) if sunny else 0.15,
+    )
 
 
 def _see(rng, pid, cameras, dials, first):
@@ -262,12 +293,29 @@ def _track(rng, pid, camera, dials, tracklet, length):
         scale = math.exp(log_scale)
         if cut:  # the box keeps the head and loses the feet, or the other way round
             scale, dy = cut_scale * scale, dy + cut_side * (cut_scale - 1) * 0.45
-        shots.append(Shot(
-            pid=pid, camid=camera.camid, tracklet=tracklet, frame=frame, seed=seeds[frame], yaw=yaw % 360,
-            phase=phase + step * frame, x=x + 0.012 * frame * math.sin(turn), y=y + 0.010 * frame * math.cos(turn),
-            dx=dx, dy=dy, scale=scale, occluder=occluder, occluder_x=place + speed * frame,
-            occluder_height=height, company=company and 0.5 + company + 0.03 * frame, stranger=stranger,
-            subject=pid, sequence=sequence))
+        shots.append(
+            Shot(
+                pid=pid,
+                camid=camera.camid,
+                tracklet=tracklet,
+                frame=frame,
+                seed=seeds[frame],
+                yaw=yaw % 360,
+                phase=phase + step * frame,
+                x=x + 0.012 * frame * math.sin(turn),
+                y=y + 0.010 * frame * math.cos(turn),
+                dx=dx,
+                dy=dy,
+                scale=scale,
+                occluder=occluder,
+                occluder_x=place + speed * frame,
+                occluder_height=height,
+                company=company and 0.5 + company + 0.03 * frame,
+                stranger=stranger,
+                subject=pid,
+                sequence=sequence,
+            )
+        )
     return shots
 
 
@@ -278,8 +326,12 @@ def _plan_occluder(rng, dials):
         return "", 0.0, 0.0, 0.0
     strength = min(1.0, 0.3 + 0.525 * dials.occlusion)
     sign = 1 if side < 0.5 else -1
-    return (OCCLUDERS[int(kind * len(OCCLUDERS))], 0.5 + sign * (0.5 - 0.45 * start * strength),
-            -sign * (0.03 + 0.09 * speed), 0.22 + 0.30 * strength * height)
+    return (
+        OCCLUDERS[int(kind * len(OCCLUDERS))],
+        0.5 + sign * (0.5 - 0.45 * start * strength),
+        -sign * (0.03 + 0.09 * speed),
+        0.22 + 0.30 * strength * height,
+    )
 
 
 def _bad_box(rng, pid, cameras, dials, tracklet):
@@ -291,9 +343,11 @@ def _distractor(rng, cameras, dials, tracklet):
     """A box that is nobody of ours: background, half a passer-by, or two of them."""
     shot = _bad_box(rng, 0, cameras, dials, tracklet)
     kind, side = int(rng.integers(3)), int(rng.choice((-1, 1)))
-    changes = ({"subject": -1, "company": 0.0},
-               {"dx": side * rng.uniform(0.28, 0.5), "dy": rng.uniform(-0.3, 0.3), "scale": rng.uniform(0.9, 1.5)},
-               {"dx": side * 0.2, "company": 0.5 - side * 0.28, "scale": rng.uniform(0.7, 0.9)})[kind]
+    changes = (
+        {"subject": -1, "company": 0.0},
+        {"dx": side * rng.uniform(0.28, 0.5), "dy": rng.uniform(-0.3, 0.3), "scale": rng.uniform(0.9, 1.5)},
+        {"dx": side * 0.2, "company": 0.5 - side * 0.28, "scale": rng.uniform(0.7, 0.9)},
+    )[kind]
     return replace(shot, **{"subject": 0, **changes})
 
 

@@ -7,6 +7,7 @@ stderr where it was asked for something that cannot be, and with 130 after Ctrl-
 import argparse
 import ast
 import difflib
+import functools
 import linecache
 import logging
 import shutil
@@ -27,6 +28,7 @@ KEPT = ("datasets", "runs", "styles", "figures")  # the folders of the cache
 # should be answered at once. A test holds these to what the modules say.
 
 
+@functools.cache
 def recipe_titles() -> dict[str, str]:
     """The recipes and their titles, in the order of recipes.py."""
     calls = [node for node in _nodes("recipes.py") if isinstance(node, ast.Call)]
@@ -34,10 +36,12 @@ def recipe_titles() -> dict[str, str]:
     return {call.args[0].value: call.args[1].value for call in sorted(named, key=lambda call: call.lineno)}
 
 
+@functools.cache
 def profile_names() -> list[str]:
     return list(_keys("PROFILES", "recipes.py"))
 
 
+@functools.cache
 def dataset_names() -> list[str]:
     return [*_keys("WORLDS", "datasets/*.py"), *_keys("LAYOUTS", "datasets/*.py")]
 

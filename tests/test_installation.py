@@ -24,7 +24,6 @@ EXTRAS = (
     "papermill",
     "snakemake",
     "matplotlib_inline",
-    "IPython",
     "faiss",
     "h5py",
     "pytest",
@@ -62,6 +61,11 @@ def install(wheel, folder):
     return SimpleNamespace(python=python, packages=packages)
 
 
+def without_settings():
+    """The environment of someone who never heard of this checkout."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "REIDNB"))}
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     source = copy_of_the_checkout(tmp_path_factory.mktemp("source"))
@@ -73,8 +77,7 @@ def installed(wheel, tmp_path_factory):
     """Runs Python where the wheel is installed, in an empty folder."""
     where = install(wheel, tmp_path_factory.mktemp("installed"))
     where.folder = tmp_path_factory.mktemp("empty")
-    bare = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "REIDNB"))}
-    env = bare | {"REIDNB_CACHE": str(where.folder / "cache"), "OMP_NUM_THREADS": "1"}
+    env = without_settings() | {"REIDNB_CACHE": str(where.folder / "cache"), "OMP_NUM_THREADS": "1"}
 
     def run(*arguments):
         return subprocess.run(
@@ -140,6 +143,7 @@ def test_a_clone_called_reidnb_does_not_hide_the_package(tmp_path):
     ran = subprocess.run(
         [where.python, "-c", "from reidnb import __version__, __file__; print(__version__, __file__)"],
         cwd=tmp_path,
+        env=without_settings(),
         capture_output=True,
         text=True,
         timeout=60,

@@ -5,7 +5,9 @@ the dataset's content, the seed, device and precision, starting weights, the pac
 """
 
 import ast
+import contextlib
 import dataclasses
+import dis
 import functools
 import importlib
 import inspect
@@ -89,6 +91,8 @@ class Result:
             raise ValueError(f"{self.name} has a part that is defined in a notebook: run() it there to have its model")
         if not self.recipe.learns:
             raise ValueError(f"{self.name} learns nothing: there is no model")
+        if not self.state:
+            raise ValueError(f"{self.name} was read for its scores alone, without weights: run() has them")
         model = self.recipe.network(self.facts)
         model.load_state_dict({name: torch.from_numpy(value) for name, value in self.state.items()})
         return model.eval()
@@ -96,9 +100,11 @@ class Result:
     def data(self, root: str | Path | None = None) -> ReIDDataset:
         """The dataset it was run on, opened anew; `root` as `open_dataset` takes it. ValueError where what is there now
         is not what the run saw."""
+        if self.recipe is None:
+            raise ValueError(f"{self.name} has a part that is defined in a notebook: run() it there to have its data")
         options = dict(self.options)
-        root = root or options.pop("root", None)
-        data = open_dataset(self.dataset, root, self.recipe.size if self.recipe else None, **options)
+        kept_root = options.pop("root", None)
+        data = open_dataset(self.dataset, root or kept_root, self.recipe.size, **options)
         if data.fingerprint != self.fingerprint:
             there = f"{len(data.query)} queries and {len(data.gallery)} gallery pictures"
             raise ValueError(f"{self.dataset} is not what the run saw: its pictures or labels changed ({there} now)")
@@ -106,7 +112,8 @@ class Result:
 
     def embed(self, images: np.ndarray, device: str | None = None) -> np.ndarray:
         """Features of other pictures uint8 (N, 3, H, W), as the run compares them -> float32 (N, D), of unit length."""
-        return describe(self.recipe, self.model() if self.state else None, images, device)["whole"]
+        learned = self.recipe is None or self.recipe.learns
+        return describe(self.recipe, self.model() if learned else None, images, device)["whole"]
 
     def row(self) -> dict[str, Any]:
         """The run as a row of results/runs.csv."""
@@ -134,13 +141,16 @@ class Result:
 
 ARRAYS = ("scores", "features", "extra_scores", "state", "arrays")  # the rest is JSON
 LIGHT = ("about", "scores", "extra_scores")  # what a table needs: a hundredth of the whole
+# What numpy, zipfile and json raise for a file of which a part is lost or changed.
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError)
 
 
 def save(result: Result, path: Path) -> None:
     """Write a run into one .npz file."""
     plain = {f.name: getattr(result, f.name) for f in dataclasses.fields(result) if f.name not in ARRAYS}
     plain |= {"format": FORMAT, "recipe": to_plain(result.recipe), "pairs": asdict(result.pairs)}
-    arrays = {"about": np.frombuffer(json.dumps(plain, default=str).encode(), np.uint8), "scores": _flat(result.scores)}
+    about = json.dumps(plain, default=_as_json)
+    arrays = {"about": np.frombuffer(about.encode(), np.uint8), "scores": _flat(result.scores)}
     named = {"extra_scores": {name: _flat(found) for name, found in result.extra_scores.items()}}
     named |= {"features": vars(result.features), "state": result.state, "arrays": result.arrays}
     for field_name, values in named.items():
@@ -151,7 +161,8 @@ def save(result: Result, path: Path) -> None:
 
 def load(path: Path, whole: bool = True) -> Result | None:
     """The run in a file; without `whole` its large arrays stay on disk. None for one that another version of the
-    package wrote. Raises for a file that cannot be read."""
+    package wrote: of another FORMAT, or with something in it that is gone since or was not there yet. Raises one of
+    UNREADABLE for a file that is damaged."""
     with np.load(path) as file:
         plain = json.loads(file["about"].tobytes())
         if plain.get("format") != FORMAT:
@@ -161,31 +172,56 @@ def load(path: Path, whole: bool = True) -> Result | None:
             group, _, rest = name.partition("/")
             if group in ARRAYS and (whole or group in LIGHT):
                 named[group][rest] = file[name]
-    try:
-        recipe = from_plain(plain.pop("recipe"))
-    except Elsewhere:
-        recipe = None
-    except (AttributeError, ImportError, TypeError, ValueError):  # a part or a field that is gone since
-        return None
     del plain["format"]
-    pairs, features = PairScores(**plain.pop("pairs")), SimpleNamespace(**named["features"]) if whole else None
     extra = {name: _scores(values) for name, values in named["extra_scores"].items()}
-    arrays = {"scores": _scores(named["scores"][""]), "extra_scores": extra, "features": features}
-    arrays |= {"state": named["state"], "arrays": named["arrays"]}
-    return Result(recipe=recipe, pairs=pairs, **arrays, **plain)
+    features = SimpleNamespace(**named["features"]) if whole else None
+    try:
+        recipe, pairs = _recipe(plain.pop("recipe")), PairScores(**plain.pop("pairs"))
+        arrays = {"scores": _scores(named["scores"][""]), "state": named["state"], "arrays": named["arrays"]}
+        return Result(recipe=recipe, pairs=pairs, features=features, extra_scores=extra, **arrays, **plain)
+    except (AttributeError, ImportError, KeyError, TypeError, ValueError):  # whole, and not of this version
+        return None
+
+
+def _recipe(plain):
+    try:
+        return from_plain(plain)
+    except Elsewhere:
+        return None
 
 
 def kept_results(whole: bool = True) -> Iterator[Result]:
     """Every Result on disk, oldest first, one at a time; without `whole` its scores only, no features and weights. What
     an older version kept is left alone; a file that cannot be read is put aside with a warning."""
-    for path in sorted(kept_files(cache_root() / "runs", "*.npz"), key=lambda path: path.stat().st_mtime):
+    for path in sorted(kept_files(cache_root() / "runs", "*.npz"), key=_age):
         try:
             result = load(path, whole)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as problem:
-            put_aside(path, problem)
+        except FileNotFoundError:  # another process took it away
+            continue
+        except PermissionError:  # someone else's: no damage
+            raise
+        except UNREADABLE as problem:
+            with contextlib.suppress(FileNotFoundError):  # another process did it first
+                put_aside(path, problem)
             continue
         if result is not None:
             yield result
+
+
+def _age(path):
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _as_json(given):
+    """What JSON does not know: numbers and arrays of numpy or torch, and paths."""
+    if hasattr(given, "tolist"):
+        return given.tolist()
+    if isinstance(given, Path):
+        return str(given)
+    raise TypeError(f"a run keeps numbers and words, in lists and dicts; got {given!r}")
 
 
 def _flat(scores):
@@ -229,56 +265,83 @@ def from_plain(plain: Any) -> Any:
         return plain
     fields = {name: from_plain(value) for name, value in plain.items() if name not in ("is", "source")}
     module, _, name = plain["is"].partition(":")
-    if module.startswith("reidnb."):
-        return getattr(importlib.import_module(module), name)(**fields)
-    found = getattr(sys.modules.get(module), name, None)
-    if found is None or source_of(found) != plain["source"]:
+    ours = module.startswith("reidnb.")
+    found = getattr(importlib.import_module(module) if ours else sys.modules.get(module), name, None)
+    if not ours and (found is None or source_of(found) != plain["source"]):
         raise Elsewhere(plain["is"])
-    return found if isinstance(found, types.FunctionType) else found(**fields)
+    if isinstance(found, types.FunctionType):
+        return found
+    try:
+        return found(**fields)
+    except (TypeError, ValueError):
+        if ours:
+            raise
+        raise Elsewhere(plain["is"]) from None  # a class of a reader that is not made by its fields
 
 
 def source_of(thing: type | types.FunctionType) -> str:
-    """A digest of the source of a reader's class or function, and of the functions and classes of the same notebook or
-    script that it calls, blind to comments and docstrings. Values that it takes from outside are not seen."""
-    waiting, seen = [thing], {}
+    """A digest of the source of a reader's class or function, of the functions and classes of the same notebook or
+    script that it uses or inherits from, and of the plain values (numbers, words) that they take from outside. Blind
+    to comments and docstrings, and to arrays, objects and other modules that they use."""
+    waiting, seen, said = [thing], [], []
     while waiting:
-        now = waiting.pop()
+        now = inspect.unwrap(waiting.pop())
+        if now in seen:
+            continue
+        seen.append(now)
         functions = _functions(now)
-        names = {name for function in functions for name in _names(function.__code__)}
-        fixed = {
-            k: repr(v) for k, v in vars(now).items() if isinstance(v, (bool, int, float, str, tuple)) and k[:2] != "__"
-        }
-        seen[f"{now.__module__}:{now.__qualname__}"] = [*map(_text, functions), sorted(fixed.items())]
-        for name in names:
-            called = next((f.__globals__[name] for f in functions if name in f.__globals__), None)
-            known = isinstance(called, (type, types.FunctionType)) and called.__module__ == now.__module__
-            if known and f"{called.__module__}:{called.__qualname__}" not in seen:
-                waiting.append(called)
-    return digest(sorted(seen.items()))
+        outside = {name: value for function in functions for name, value in _outside(function)}
+        inside = {k: v for k, v in vars(now).items() if k[:2] != "__"} if isinstance(now, type) else {}
+        plain = {k: repr(v) for k, v in (inside | outside).items() if _is_plain(v)}
+        said.append([now.__qualname__, [*map(_text, functions)], sorted(plain.items())])
+        others = *outside.values(), *inside.values(), *getattr(now, "__mro__", ())
+        used = [inspect.unwrap(v) for v in others if callable(v)]
+        waiting += [v for v in used if isinstance(v, (type, types.FunctionType)) and v.__module__ == now.__module__]
+    return digest(sorted(said))
+
+
+def _is_plain(given):
+    return isinstance(given, (bool, int, float, str, types.NoneType)) or (
+        isinstance(given, tuple) and all(map(_is_plain, given))
+    )
 
 
 def _functions(thing):
     """The functions of a class that were written in it, or the function itself."""
     if isinstance(thing, types.FunctionType):
         return [thing]
-    unwrapped = [getattr(v, "fget", None) or getattr(v, "__func__", v) for _, v in sorted(vars(thing).items())]
-    return [f for f in unwrapped if isinstance(f, types.FunctionType) and f.__module__ == thing.__module__]
+    wrapped = ("fget", "__func__", "func")  # of a property, a static or class method, a cached property
+    members = [next((getattr(v, w) for w in wrapped if hasattr(v, w)), v) for _, v in sorted(vars(thing).items())]
+    members = [inspect.unwrap(v) for v in members if callable(v)]
+    return [f for f in members if isinstance(f, types.FunctionType) and f.__module__ == thing.__module__]
 
 
-def _names(code):
+def _outside(function):
+    """What a function takes from its notebook or script, and from functions around it, by name."""
+    names = _global_names(function.__code__)
+    yield from ((name, function.__globals__[name]) for name in names if name in function.__globals__)
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
+        with contextlib.suppress(ValueError):  # not filled yet
+            yield name, cell.cell_contents
+
+
+def _global_names(code):
     inner = [c for c in code.co_consts if isinstance(c, types.CodeType)]
-    return {*code.co_names, *(name for c in inner for name in _names(c))}
+    own = {step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return own.union(*map(_global_names, inner))
 
 
 def _text(function):
     try:
         return _without_docstrings(ast.parse(textwrap.dedent(inspect.getsource(function))))
     except (OSError, TypeError, SyntaxError):  # typed at a prompt, or made by exec: its bytecode says it too
-        code = function.__code__
-        consts = [
-            _text(types.FunctionType(c, {})) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts
-        ]
-        return repr((code.co_code.hex(), code.co_names, code.co_varnames, consts))
+        return repr(_bytecode(function.__code__))
+
+
+def _bytecode(code):
+    consts = [_bytecode(c) if isinstance(c, types.CodeType) else c for c in code.co_consts]
+    consts = [sorted(map(repr, c)) if isinstance(c, frozenset) else c for c in consts]  # in no order of its own
+    return code.co_code.hex(), code.co_names, code.co_varnames, consts
 
 
 def _without_docstrings(tree):
@@ -314,6 +377,7 @@ def key_of_run(recipe: Recipe, data: ReIDDataset, seed: int, device: torch.devic
         "profile": profile,
         "precision": precision(device),
         "dataset": [data.name, data.fingerprint, *(data.attribute_names if recipe.needs_attributes else ())],
+        **({"options": data.options} if data.options else {}),  # a table's row says them, though content be the same
         "seed": int(seed),
         "device": device.type,
         "start": [weights_fingerprint(model, recipe.weights) for model in sorted(backbones)],
@@ -321,4 +385,4 @@ def key_of_run(recipe: Recipe, data: ReIDDataset, seed: int, device: torch.devic
         "code": code_digest(),
         "torch": torch.__version__.split("+")[0],
     }
-    return f"{recipe.name}-{digest(json.dumps(parts, sort_keys=True))}"
+    return f"{recipe.name}-{digest(json.dumps(parts, sort_keys=True, default=_as_json))}"

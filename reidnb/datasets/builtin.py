@@ -193,16 +193,16 @@ def _records(world, options: dict, shots: list) -> Iterator[np.ndarray]:
     plan = tuple(sorted(options.items()))
     starts = range(0, len(shots), PIECE)
     parallel = Parallel(n_jobs=-1, return_as="generator", batch_size=1, max_nbytes=None)
-    for records in parallel(delayed(_draw_piece)(SOURCE, plan, start) for start in starts):
+    for records in parallel(delayed(_draw_piece)(SOURCE, plan, start, start + PIECE) for start in starts):
         yield from records
 
 
-def _draw_piece(source: str, plan: tuple, start: int) -> np.ndarray:
-    """What a process of `_records` does: a piece of the world, from shot number `start` on."""
+def _draw_piece(source: str, plan: tuple, start: int, stop: int) -> np.ndarray:
+    """What a process of `_records` does: a piece of the world, its shots from `start` to `stop`."""
     if source != SOURCE:
         raise RuntimeError("reidnb/synthetic was edited since this process (or the notebook's kernel) started: restart")
     world, shots = _planned(plan)
-    return np.stack([_record(world, shot) for shot in shots[start : start + PIECE]])
+    return np.stack([_record(world, shot) for shot in shots[start:stop]])
 
 
 @lru_cache(maxsize=1)

@@ -43,7 +43,7 @@ def read_table(folder: Path, table: str = "index.csv", encoding: str | None = No
         for name, cells in columns.items()
         if name not in (*WANTED, "tracklet") and any(cells) and all(not c or WHOLE.fullmatch(c) for c in cells)
     }
-    values = np.array([*attributes.values()], np.int64).reshape(len(attributes), -1).T
+    values = np.array([*attributes.values()], np.int64).reshape(len(attributes), len(rows)).T
     listings = {}
     for split in SPLITS:
         chosen = np.array(sorted(np.flatnonzero(splits == split).tolist(), key=files.__getitem__), np.int64)

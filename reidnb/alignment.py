@@ -11,31 +11,37 @@ ways cost the same, a path comes from above, and the gradient goes that way alon
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["local_distance_matrix", "local_distances", "rigid_distances", "shortest_path", "stripe_costs"]
+from reidnb.checks import check_number, numbers_of, told
+from reidnb.losses import NEAR
 
 ROWS = 64  # images of x taken at once: what they need stays in the cache
-NEAR = 1e-3  # stripes whose squared distance is this small a share of |f|^2 + |g|^2 are near-duplicates
 PAIRS = 1 << 15  # near-duplicates whose differences are held at once
+SMALL = 1e-3  # squared distances from which on 2 sigmoid(d) - 1, which is quicker, has the digits of tanh(d / 2)
 
 
-def stripe_costs(f, g):
+def stripe_costs(f: ArrayLike | Tensor, g: ArrayLike | Tensor) -> Tensor:
     """Distances between the stripes of two images, squashed to [0, 1): (H, D), (W, D) -> (H, W).
 
     d_ij = (e^d - 1) / (e^d + 1) of d = |f_i - g_j| (AlignedReID, eq. 1): tanh(d / 2), which never overflows.
+    ValueError for other shapes, TypeError for what holds no numbers.
     """
     f, g = _stripes(f, g, 2)
     return torch.tanh(torch.linalg.vector_norm(f[:, None] - g, dim=2) / 2)
 
 
-def shortest_path(costs):
+def shortest_path(costs: ArrayLike | Tensor) -> tuple[float, list[tuple[int, int]]]:
     """The cheapest way down and right through costs (H, W), by dynamic programming (AlignedReID, eq. 2).
 
-    Returns what its cells cost in all, and these: a list of (i, j) from (0, 0) to (H-1, W-1).
+    Returns what its cells cost in all, and these: a list of (i, j) from (0, 0) to (H-1, W-1). ValueError for costs
+    that are no matrix or hold NaN, TypeError for what holds no numbers.
     """
-    if costs.ndim != 2 or 0 in costs.shape:
-        raise ValueError(f"costs must be a matrix (H, W), H and W at least 1, got shape {tuple(costs.shape)}")
+    costs = numbers_of(costs, "costs")
+    if costs.ndim != 2 or 0 in costs.shape or costs.isnan().any():
+        raise ValueError(f"costs must be a matrix (H, W), H and W at least 1, without NaN, got {told(costs)}")
     sums = costs.tolist()  # becomes S of eq. 2: what the cheapest way to each cell costs
     before = {}  # the cell from which it gets there
     for i in range(len(sums)):
@@ -52,139 +58,165 @@ def shortest_path(costs):
     return sums[i][j], path[::-1]
 
 
-def local_distances(x, y):
+def local_distances(x: ArrayLike | Tensor, y: ArrayLike | Tensor) -> Tensor:
     """Shortest-path distances between all images of two batches: (N, H, D), (M, W, D) -> (N, M).
 
     AlignedReID, eq. 1-2. float32, also under autocast (float64 from float64), and differentiable once; stripes
     at distance 0 give the gradient 0. The distance of an image to itself is not 0 if H > 1: a path that goes
-    down and right cannot but meet pairs of different stripes.
+    down and right cannot but meet pairs of different stripes. ValueError for other shapes, TypeError for what holds
+    no numbers.
     """
-    return _all_pairs(*_prepared(x, y))
+    return _all_pairs(x, y, True)
 
 
-def rigid_distances(x, y):
+def rigid_distances(x: ArrayLike | Tensor, y: ArrayLike | Tensor) -> Tensor:
     """Distances without alignment, sum_i tanh(|f_i - g_i| / 2): (N, H, D), (M, H, D) -> (N, M)."""
-    if np.ndim(x) == np.ndim(y) == 3 and x.shape[1] != y.shape[1]:
-        raise ValueError(f"stripe i meets stripe i: wanted one H, got {tuple(x.shape)} and {tuple(y.shape)}")
-    x, y, same = _prepared(x, y)
-    return sum(_all_pairs(f, g, same) for f, g in zip(x.split(1), y.split(1)))  # paths of one cell each
+    return _all_pairs(x, y, False)
 
 
 @torch.no_grad()
-def local_distance_matrix(query, gallery, aligned=True, block=256):
+def local_distance_matrix(
+    query: ArrayLike | Tensor, gallery: ArrayLike | Tensor, aligned: bool = True, block: int = 128
+) -> np.ndarray:
     """Distances of a whole test set, by shortest paths or rigid: (Q, H, D), (G, W, D) -> (Q, G) numpy float32.
 
     Needs little memory beside the result: it takes `block` gallery images at a time, and keeps no gradient.
+    ValueError for other shapes and a block below 1, TypeError for what holds no numbers.
     """
-    if block < 1:
-        raise ValueError(f"block must be at least 1 gallery image, got {block}")
-    distances = local_distances if aligned else rigid_distances
-    query, gallery = _stripes(query, gallery, 3)
-    out = np.empty((len(query), len(gallery)), dtype=np.float32)
-    step = block if aligned else block * query.shape[1]  # rigid: one stripe at a time
+    check_number(block, "block", 1)
+    query, gallery = _stripes(query, gallery, 3, one_height=not aligned)
+    center = _center(query)
+    x, out = _by_stripe(query, center), np.empty((len(query), len(gallery)), dtype=np.float32)
+    step = int(block) * (1 if aligned else query.shape[1])  # rigid distances have so many fewer cells
     for start in range(0, len(gallery), step):
-        out[:, start : start + step] = distances(query, gallery[start : start + step]).cpu()
+        y = _by_stripe(gallery[start : start + step], center)
+        out[:, start : start + step] = _forward(x, y, False, aligned).cpu()
     return out
 
 
 # ---------------------------------------------------------------------------------------------- the fast form
 
 
-def _stripes(x, y, dimensions):
+def _stripes(x, y, dimensions, one_height=False):
     """x and y as tensors of one kind, float32 or float64, or an error."""
-    same, x, y = x is y, torch.as_tensor(x), torch.as_tensor(y)
+    same, x, y = x is y, numbers_of(x, "x"), numbers_of(y, "y")
     if not x.ndim == y.ndim == dimensions or x.shape[-1] != y.shape[-1] or 0 in x.shape[-2:] + y.shape[-2:]:
         wanted = "(N, H, D) and (M, W, D)" if dimensions == 3 else "(H, D) and (W, D)"
         raise ValueError(f"wanted stripes {wanted} of one D, got {tuple(x.shape)} and {tuple(y.shape)}")
+    if one_height and x.shape[1] != y.shape[1]:
+        raise ValueError(f"stripe i meets stripe i: wanted one H, got {tuple(x.shape)} and {tuple(y.shape)}")
     kind = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
     x = x.to(kind)
     return x, x if same else y.to(kind)
 
 
-def _prepared(x, y):
-    """x (H, N, D) and y (W, M, D), halved for tanh(d / 2), and whether they are the same."""
-    same, (x, y) = x is y, _stripes(x, y, 3)
-    center = x.detach().mean((0, 1))  # changes no distance, and keeps digits where all lie far from the origin
-    x = ((x - center) / 2).transpose(0, 1).contiguous()
-    return x, x if same else ((y - center) / 2).transpose(0, 1).contiguous(), same
+def _center(x):
+    """What is taken away from all: changes no distance, and keeps digits where all lie far from the origin."""
+    return x.detach().mean((0, 1)) if len(x) else x.new_zeros(())
 
 
-def _all_pairs(x, y, same):
-    """Shortest-path distances (N, M) of what is prepared; with what a gradient needs only if one is wanted."""
+def _by_stripe(x, center):
+    return (x - center).transpose(0, 1).contiguous()
+
+
+def _all_pairs(x, y, aligned):
+    """Distances (N, M), with what a gradient needs only if one is wanted."""
+    same = x is y
+    x, y = _stripes(x, y, 3, one_height=not aligned)
     with torch.autocast(x.device.type, enabled=False):
-        if x.requires_grad or y.requires_grad:  # never under no_grad, where they were prepared
-            return _LocalDistances.apply(x, y, same)
-        return _forward(x, y, same)
+        center = _center(x)
+        x = _by_stripe(x, center)
+        y = x if same else _by_stripe(y, center)
+        if x.requires_grad or y.requires_grad:  # never under no_grad, where they were moved
+            return _Distances.apply(x, y, same, aligned)
+        return _forward(x, y, same, aligned)
 
 
-class _LocalDistances(torch.autograd.Function):
-    """x (H, N, D), y (W, M, D) -> (N, M). The backward walks all paths from their end, then multiplies."""
+class _Distances(torch.autograd.Function):
+    """x (H, N, D), y (W, M, D) -> (N, M). The forward keeps by what each cell pulls, the backward multiplies.
+
+    In a batch with itself the pairs i, j and j, i are one pair. So there x_i is pulled by its row alone, for both,
+    and one product does.
+    """
 
     @staticmethod
-    def forward(ctx, x, y, same):
+    def forward(ctx, x, y, same, aligned):
         ctx.save_for_backward(x, y)
-        ctx.same, ctx.kept = same, []
-        return _forward(x, y, same, ctx.kept)
+        ctx.same, ctx.aligned, ctx.kept = same, aligned, []
+        return _forward(x, y, same, aligned, ctx.kept)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
         x, y = ctx.saved_tensors
-        to_x, to_y = torch.zeros_like(x), torch.zeros_like(y)
+        to_x = torch.empty_like(x)
+        to_y = torch.zeros_like(y) if ctx.needs_input_grad[1] and not ctx.same else None
+        gradient = (gradient + gradient.T if ctx.same else gradient) / 2  # the half of tanh(d / 2)
         with torch.autocast(x.device.type, enabled=False):
-            for (rows, columns), (slopes, turns, near) in zip(_blocks(x, y, ctx.same), ctx.kept):
-                g = gradient[rows, columns].clone()
-                if ctx.same:  # what the forward copied
-                    g[:, len(g) :] += gradient[rows.stop :, rows].T
-                g = _walk_back(turns, slopes, g)
-                _pull(x[:, rows], y[:, columns], g, near, to_x[:, rows], to_y[:, columns])
-        return to_x, to_y, None
+            for rows, (slopes, near) in zip(_blocks(x), ctx.kept):
+                g = slopes * (gradient[rows, None] if ctx.aligned else gradient[rows])
+                pull, back = _pull(*_paired(x[:, rows], y, ctx.aligned), g, near, to_y is not None)
+                to_x[:, rows] = pull.view_as(x[:, rows])
+                if back is not None:
+                    to_y += back.view_as(y)
+        return to_x, to_y, None, None
 
 
-def _forward(x, y, same, kept=None):
+def _blocks(x):
+    return [slice(start, start + ROWS) for start in range(0, x.shape[1], ROWS)]
+
+
+def _paired(x, y, aligned):
+    """Stripes (H, n, D), (W, M, D) as (B, P, D), (B, Q, D): each with each, or each with those of its height."""
+    return (x.reshape(1, -1, x.shape[2]), y.reshape(1, -1, y.shape[2])) if aligned else (x, y)
+
+
+def _forward(x, y, same, aligned, kept=None):
     """The distances (N, M); the list `kept` takes what the backward needs of each block."""
     out = x.new_empty(x.shape[1], y.shape[1])
-    squares_x, squares_y = x.square().sum(2), y.square().sum(2)
-    for rows, columns in _blocks(x, y, same):
-        squares = squares_x[:, rows].reshape(-1, 1), squares_y[:, columns].reshape(-1)
-        costs, slopes, near = _squash(x[:, rows], y[:, columns], *squares, same, kept is not None)
-        found = _walk(costs, kept is not None)
-        out[rows, columns] = found
-        if same:  # the matrix is symmetric
-            out[rows.stop :, rows] = found[:, len(found) :].T
+    for rows in _blocks(x) if out.numel() else ():
+        f, g = _paired(x[:, rows], y, aligned)
+        shape = (len(x), -1, len(y), y.shape[1]) if aligned else (len(x), -1, y.shape[1])
+        costs, slopes, near = _squash(f, g, shape, rows.start if same else None, kept is not None)
+        out[rows] = _walk(costs, kept is not None) if aligned else costs.sum(0)
         if kept is not None:
-            kept.append((slopes, costs, near))  # the walk left its turns in costs
+            if aligned:
+                _keep_paths(slopes, costs)  # where the walk left its turns
+            if aligned and same:  # an image and itself: the path, and the same path seen from the other
+                own = slopes.diagonal(rows.start, 1, 3)
+                own.copy_((own + own.transpose(0, 1)) / 2)
+            kept.append((slopes, near))
     return out
 
 
-def _blocks(x, y, same):
-    """Some images of x at a time, and those of y to compare with: all, or from these on if x is y."""
-    for start in range(0, x.shape[1] if y.shape[1] else 0, ROWS):
-        yield slice(start, min(start + ROWS, x.shape[1])), slice(start if same else 0, None)
-
-
-def _squash(x, y, squares_x, squares_y, same, differentiable):
-    """Costs tanh |x - y| of all stripes (H, N, W, M), their slopes over |x - y|, and the near-duplicates."""
-    shape = (*x.shape[:2], *y.shape[:2])
-    x, y = x.flatten(0, 1), y.flatten(0, 1)
-    squared, near = torch.addmm(squares_y, x, y.T, alpha=-2).add_(squares_x), []
-    own = squared.view(shape).diagonal(0, 0, 2).diagonal(0, 0, 1) if same else squared[:0]
-    own.fill_(torch.inf)  # a stripe and itself: out of the way, then exactly 0
-    if squared.amin() <= NEAR * (squares_x.amax() + squares_y.amax()):  # the product may have cancelled digits
-        pairs = torch.nonzero(squared <= NEAR * (squares_x + squares_y))
-        near = [part.unbind(1) for part in pairs.split(PAIRS)]
-        for i, j in near:
-            squared[i, j] = (x[i] - y[j]).square().sum(1)
+def _squash(x, y, shape, start, differentiable):
+    """Costs tanh(|x - y| / 2) of (B, P, D), (B, Q, D) in this shape, (H, n, W, M) or (H, n, M); 2 / |x - y| times
+    their slopes; and the near-duplicates. Image i of x is image start + i of y, unless start is None."""
+    squares_x, squares_y = x.square().sum(2)[:, :, None], y.square().sum(2)[:, None]
+    squared, near = torch.baddbmm(squares_y, x, y.transpose(1, 2), alpha=-2).add_(squares_x), []
+    cells = squared.view(shape)
+    own = cells[:0]
+    if start is not None:  # a stripe and itself: out of the way, then exactly 0
+        own = cells.diagonal(0, 0, 2).diagonal(start, 0, 1) if cells.ndim == 4 else cells.diagonal(start, 1, 2)
+    own.fill_(torch.inf)
+    smallest = squared.amin()
+    if smallest <= NEAR * (squares_x.amax() + squares_y.amax()):  # the product may have cancelled digits
+        near = [part.unbind(1) for part in torch.nonzero(squared <= NEAR * (squares_x + squares_y)).split(PAIRS)]
+        for b, i, j in near:
+            squared[b, i, j] = (x[b, i] - y[b, j]).square().sum(1)
+    roots = cells.sqrt_()
+    slopes = roots.reciprocal() if differentiable else None
     own.fill_(0)
-    roots = squared.sqrt_()
-    if not differentiable:
-        return roots.tanh_().view(shape), None, None
-    costs = roots.tanh()
-    own.fill_(torch.inf)  # at distance 0 the slope is infinite: make it 0
-    for i, j in near:
-        roots[i, j] = torch.where(roots[i, j] == 0, torch.inf, roots[i, j])
-    slopes = torch.addcmul(x.new_ones(()), costs, costs, value=-1).div_(roots)
-    return costs.view(shape), slopes.view(shape), near
+    if smallest < SMALL:
+        costs = roots.div_(2).tanh_()
+    else:
+        costs = torch.add(roots.new_tensor(-1), roots.sigmoid_(), alpha=2, out=roots)
+    if differentiable:
+        for b, i, j in near:  # at distance 0 the slope is infinite: make it 0
+            flat = slopes.view_as(squared)
+            flat[b, i, j] = flat[b, i, j].nan_to_num(posinf=0)
+        slopes = torch.ops.aten.tanh_backward(slopes, costs)  # times 1 - costs^2
+    return costs, slopes, near
 
 
 def _diagonal(cells, k):
@@ -213,32 +245,32 @@ def _walk(costs, differentiable):
     return sums[h]
 
 
-def _walk_back(turns, slopes, gradient):
-    """The cells' gradient: the pair's gradient (N, M) times the slope where its path passes, elsewhere 0."""
-    flow, out = gradient.new_zeros(len(turns) + 1, *gradient.shape), torch.empty_like(slopes)
-    flow[-1] = gradient
-    for k in range(turns.shape[0] + turns.shape[2] - 2, -1, -1):
-        cells, first, last = _diagonal(out, k)
+def _keep_paths(slopes, turns):
+    """Of the slopes (H, N, W, M) keep those on each pair's path, walking back from its end; make the others 0."""
+    h, n, w, m = slopes.shape
+    flow = slopes.new_zeros(h + 1, n, m)  # 1 where the path passes, row i at i + 1
+    flow[h] = 1
+    for k in range(h + w - 2, -1, -1):
+        cells, first, last = _diagonal(slopes, k)
         here = flow[first + 1 : last + 1]
-        torch.mul(here, _diagonal(slopes, k)[0], out=cells)
+        cells.mul_(here)
         if k > 0:
             up = here * _diagonal(turns, k)[0]
             here -= up  # what is left comes from the left
             flow[first:last] += up
-    return out
 
 
-def _pull(x, y, g, near, to_x, to_y):
-    """Add sum_j g_ij (x_i - y_j) to the gradient of each x_i, and the opposite, over i, to that of each y_j."""
-    x, y, g = x.flatten(0, 1), y.flatten(0, 1), g.flatten(0, 1).flatten(1)
-    apart = [g[i, j] for i, j in near]  # from differences
-    for i, j in near:
-        g[i, j] = 0
-    add_x = torch.addmm(g.sum(1)[:, None] * x, g, y, alpha=-1)
-    add_y = torch.addmm(g.sum(0)[:, None] * y, g.T, x, alpha=-1)
-    for (i, j), weights in zip(near, apart):
-        pull = weights[:, None] * (x[i] - y[j])
-        add_x.index_add_(0, i, pull)
-        add_y.index_add_(0, j, pull, alpha=-1)
-    to_x += add_x.view_as(to_x)
-    to_y += add_y.view_as(to_y)
+def _pull(x, y, g, near, both):
+    """sum_j g_ij (x_i - y_j) for each x_i, and its opposite over i for each y_j if both are wanted; g is used up."""
+    g = g.view(len(x), x.shape[1], y.shape[1])
+    apart = [g[index] for index in near]  # from differences
+    for index in near:
+        g[index] = 0
+    to_x = torch.baddbmm(g.sum(2)[:, :, None] * x, g, y, alpha=-1)
+    to_y = torch.baddbmm(g.sum(1)[:, :, None] * y, g.transpose(1, 2), x, alpha=-1) if both else None
+    for (b, i, j), weights in zip(near, apart):
+        pull = weights[:, None] * (x[b, i] - y[b, j])
+        to_x.index_put_((b, i), pull, accumulate=True)
+        if both:
+            to_y.index_put_((b, j), -pull, accumulate=True)
+    return to_x, to_y

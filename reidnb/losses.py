@@ -9,90 +9,97 @@ The metric losses differ in how many images they compare at once and in which of
     msml          a, p, m, n     the hardest positive pair and the hardest negative pair of the batch
 
 Distances are Euclidean and computed in float32 also under autocast; a square root of zero has gradient zero, never
-NaN. A batch in which a loss finds nothing to compare gives 0, with a gradient of 0.
+NaN. A batch in which a loss finds nothing to compare gives 0, with a gradient of 0; so does a batch of no images.
+
+Features and logits are floating-point tensors; labels are whole numbers as a tensor, an array or a list; a margin is a
+number. Anything else is a TypeError, another shape or a value that cannot be meant a ValueError: see the last section.
 """
 
+from collections.abc import Sequence
+from math import inf
+from typing import Any
+
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.autograd.function import once_differentiable
+from torch import Tensor
 
-__all__ = [
-    "active_shares",
-    "attribute_costs",
-    "blind_logits",
-    "class_mutual_loss",
-    "contrastive_loss",
-    "cross_entropy",
-    "focal_loss",
-    "hardest_triplets",
-    "improved_triplet_loss",
-    "metric_mutual_loss",
-    "mined_loss",
-    "msml_loss",
-    "pairwise_distances",
-    "quadruplet_loss",
-    "trihard_loss",
-    "triplet_loss",
-    "verification_loss",
-    "voted_loss",
-]
+from reidnb.checks import check_choice, check_floats, check_number, labels_of, told
+
+Labels = Tensor | np.ndarray | Sequence[int]  # (N,) whole numbers
+FORMS = "softmax", "focal", "weighted"  # of attribute costs
+NEAR = 1e-3  # rows whose |x - y|^2 is this small a share of |x|^2 + |y|^2: the product form has cancelled their digits
 
 
-def pairwise_distances(features):
+def pairwise_distances(features: Tensor) -> Tensor:
     """Euclidean distances between all rows of features (N, D) -> (N, N) float32, differentiable, 0 on the diagonal."""
-    if features.ndim != 2:
-        raise ValueError(f"features must be a matrix (N, D), got shape {tuple(features.shape)}")
+    check_floats(features, "features", "(N, D)")
     with torch.autocast(features.device.type, enabled=False):
         x = features if features.dtype == torch.float64 else features.float()
-        x = x - x.detach().mean(0)  # changes no distance, and keeps digits where all features lie far from the origin
-        squared, squares = _SquaredDistances.apply(x)
-        near = (squared < 1e-3 * (squares[:, None] + squares)).fill_diagonal_(False)
-        i, j = torch.nonzero(near, as_tuple=True)
-        if len(i):  # near-duplicates: the product form has cancelled their digits
-            squared = squared.index_put((i, j), (x[i] - x[j]).square().sum(1))
-        zero = (squared == 0).fill_diagonal_(True)  # the root's slope is infinite: give it a 1, then take it out again
-        return torch.where(zero, 0, torch.where(zero, 1, squared).sqrt())
+        # Centred: that changes no distance, and keeps digits where all features lie far from the origin.
+        return _Distances.apply(x - x.detach().mean(0) if len(x) else x)
 
 
-class _SquaredDistances(torch.autograd.Function):
-    """x (N, D) -> |x_i - x_j|^2 (N, N) and, without a gradient, |x_i|^2 (N,): one product forward, one backward.
+class _Distances(torch.autograd.Function):
+    """x (N, D) -> |x_i - x_j| (N, N): one product forward, one backward, differentiable twice.
 
-    With g the gradient plus its transpose, the rows' gradient is sum_j 2 g_ij (x_i - x_j) = 2 (diag(sum_j g_ij) - g) x.
+    With g the gradient over the distance, plus its transpose, the rows' gradient is sum_j g_ij (x_i - x_j) =
+    (diag(sum_j g_ij) - g) x; at distance 0 it is 0.
     """
 
     @staticmethod
     def forward(ctx, x):
-        ctx.save_for_backward(x)
-        products = x @ x.T
-        squares = products.diagonal().clone()
-        ctx.mark_non_differentiable(squares)
-        return (squares[:, None] + squares - 2 * products).clamp_(min=0), squares
+        squared = x @ x.T
+        squares = squared.diagonal().clone()
+        both = squares[:, None] + squares
+        torch.sub(both, squared, alpha=2, out=squared)
+        i, j = torch.nonzero(squared < both.mul_(NEAR).fill_diagonal_(0), as_tuple=True)
+        if len(i):
+            squared[i, j] = (x[i] - x[j]).square().sum(1)
+        distances = squared.sqrt_()
+        ctx.save_for_backward(x, distances, i, j)
+        return distances
 
     @staticmethod
-    def backward(ctx, gradient, _):
-        (x,) = ctx.saved_tensors
-        both = gradient + gradient.T
-        return (2 * (both.sum(1).diag() - both)) @ x
+    def backward(ctx, gradient):
+        x, distances, i, j = ctx.saved_tensors
+        with torch.autocast(x.device.type, enabled=False):
+            g = gradient / distances.masked_fill(distances == 0, inf)
+            g = g + g.T
+            if not len(i):
+                return (g.sum(1).diag() - g) @ x
+            near, g = g[i, j], g.index_put((i, j), g.new_zeros(()))  # these by differences
+            return ((g.sum(1).diag() - g) @ x).index_add(0, i, near[:, None] * (x[i] - x[j]))
 
 
 # ----------------------------------------------------------------------------------- classification and verification
 
 
-def cross_entropy(logits, labels, smoothing=0.0):
+def cross_entropy(logits: Tensor, labels: Labels, smoothing: float = 0.0) -> Tensor:
     """Mean cross-entropy of logits (N, C) with label smoothing -> scalar.
 
     The target is 1 - e + e / C for the label and e / C for every other class (Szegedy et al., 2016; LSR in CamStyle,
     eq. 4).
     """
-    return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+    check_floats(logits, "logits", "(N, C)")
+    check_number(smoothing, "smoothing", 0, 1)
+    labels = labels_of(labels, logits).long()
+    try:
+        return (
+            F.cross_entropy(logits.float(), labels, label_smoothing=smoothing) if len(labels) else logits.float().sum()
+        )
+    except IndexError:
+        low, high = int(labels.min()), int(labels.max())
+        raise ValueError(f"labels must be classes 0..{logits.shape[1] - 1}, got {low}..{high}") from None
 
 
-def verification_loss(pair_logits, labels):
+def verification_loss(pair_logits: Tensor, labels: Labels) -> Tensor:
     """The siamese network's question, same person or not, on every pair of a batch (Zheng et al., 2016) -> scalar.
 
     pair_logits (N, N), symmetric: how sure the model is that two images show one person (`models.Verifier`). Mean
     binary cross-entropy over the pairs i < j, where the few pairs of one person weigh as much as the many others.
     """
+    check_floats(pair_logits, "pair_logits", "(N, N)")
     same, one_person = _pairs(labels, pair_logits)
     costs = F.binary_cross_entropy_with_logits(pair_logits.float(), same.float(), reduction="none")
     return (_mean(costs, one_person) + _mean(costs, ~same)) / 2
@@ -101,50 +108,43 @@ def verification_loss(pair_logits, labels):
 # ---------------------------------------------------------------------------------------------------------- attributes
 
 
-def focal_loss(logits, targets, gamma=2.0, alpha=0.25, reduction="mean"):
+def focal_loss(
+    logits: Tensor, targets: Tensor, gamma: float = 2.0, alpha: float | None = 0.25, reduction: str = "mean"
+) -> Tensor:
     """Focal loss (Lin et al., 2017, eq. 5; ALFO, printed there as its formula 1) -> scalar, or with reduction="none"
     one value a logit.
 
     With p the probability of what is true:  - (1 - p)^gamma log p , times `alpha` where the target is 1 and 1 - alpha
     where it is 0. gamma=0 and alpha=None is binary cross-entropy. logits and targets, 0 or 1, have one shape.
     """
-    if logits.shape != targets.shape:
-        raise ValueError(f"logits and targets must have one shape, got {tuple(logits.shape)}, {tuple(targets.shape)}")
-    if reduction not in ("mean", "none"):
-        raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}")
+    check_floats(logits, "logits")
+    check_number(gamma, "gamma", 0)
+    check_number(alpha, "alpha", 0, 1, or_none=True)
+    if not isinstance(targets, Tensor) or targets.shape != logits.shape:
+        raise ValueError(f"logits and targets must have one shape, got {tuple(logits.shape)}, {told(targets)}")
+    check_choice(reduction, "reduction", "mean", "none")
     with torch.autocast(logits.device.type, enabled=False):
         logits = logits if logits.dtype == torch.float64 else logits.float()
         true = targets.to(logits.dtype)
         if not torch.equal(true * true, true):
             raise ValueError("targets must be 0 or 1; labels that count from 1, as Market-1501's file does, need a - 1")
-        costs = _FocalCosts.apply(logits, true, gamma, alpha)
+        r = logits * (2 * true - 1)  # the logit of the truth
+        costs = -F.logsigmoid(r)
+        if gamma:
+            costs = costs * (gamma * F.logsigmoid(-r)).exp()
+        if alpha is not None:
+            costs = costs * (1 - alpha + true * (2 * alpha - 1))
         return costs.sum() / max(costs.numel(), 1) if reduction == "mean" else costs
 
 
-class _FocalCosts(torch.autograd.Function):
-    """- w q^gamma log p  with p = sigmoid(r) the probability of the truth and q = 1 - p; its slope by r is
-    w q^gamma (gamma p log p - q) : finite wherever p is 0 or 1, for any gamma, and one tensor to keep."""
-
-    @staticmethod
-    def forward(ctx, logits, true, gamma, alpha):
-        sign = 2 * true - 1
-        log_p = F.logsigmoid(logits * sign)  # of r, the logit of the truth
-        q = torch.expm1(log_p).neg_()
-        slope = (1 - q).mul_(log_p).mul_(gamma).sub_(q).mul_(sign)
-        weight = q.pow_(gamma)
-        if alpha is not None:
-            weight.mul_(1 - alpha + true * (2 * alpha - 1))
-        ctx.save_for_backward(slope.mul_(weight))
-        return log_p.mul_(weight).neg_()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient):
-        (slope,) = ctx.saved_tensors
-        return gradient * slope, None, None, None
-
-
-def attribute_costs(logits, answers, questions, form="focal", gamma=2.0, alpha=0.25):
+def attribute_costs(
+    logits: Tensor,
+    answers: Tensor,
+    questions: Any,
+    form: str = "focal",
+    gamma: float = 2.0,
+    alpha: float | None = 0.25,
+) -> tuple[Tensor, Tensor]:
     """What each stripe's answer to each question costs: logits (N, n, K), answers (N, K) of 1, 0 or NaN (unknown) ->
     costs (N, n, M), 0 where unknown, and asked (N, M), where something is known.
 
@@ -152,6 +152,14 @@ def attribute_costs(logits, answers, questions, form="focal", gamma=2.0, alpha=0
     "focal" is the focal loss of each statement, summed over a question's (ALFO); "weighted" binary cross-entropy, less
     for statements that are often true, by exp(-share) (DeepMAR). questions: `attributes.Questions`.
     """
+    check_choice(form, "form", *FORMS)
+    check_floats(logits, "logits", "(N, n, K)")
+    check_floats(answers, "answers", "(N, K)")
+    if logits.shape[::2] != answers.shape or logits.shape[2] != len(questions.shares):
+        raise ValueError(
+            f"logits (N, n, K) and answers (N, K) must be of the {len(questions.shares)} statements, "
+            f"got shapes {tuple(logits.shape)}, {tuple(answers.shape)}"
+        )
     known, yes = ~answers.isnan(), answers.nan_to_num()
     yes = yes[:, None].expand_as(logits)
     costs = focal_loss(logits, yes, *((gamma, alpha) if form == "focal" else (0.0, None)), reduction="none")
@@ -172,13 +180,14 @@ def attribute_costs(logits, answers, questions, form="focal", gamma=2.0, alpha=0
     return torch.stack(by_question, -1), torch.stack(asked, -1)
 
 
-def blind_logits(questions, form="focal", gamma=2.0, alpha=0.25):
+def blind_logits(questions: Any, form: str = "focal", gamma: float = 2.0, alpha: float | None = 0.25) -> Tensor:
     """The logits (K,) with the lowest `attribute_costs` for who sees nothing, but knows how often each one is true.
 
     Cross-entropy's best answer is that share itself, focal loss's lies nearer to a half. Classifiers that start there
     learn from what they see; others spend their first steps on moving there (Lin et al., 2017, section 3.3). What
     never or always occurred counts as 1 in 1000 or 999.
     """
+    check_choice(form, "form", *FORMS)
     shares = torch.as_tensor(questions.shares, dtype=torch.float64).clamp(1e-3, 1 - 1e-3)
     logits = shares.logit()
     if form == "focal" and (gamma or alpha is not None):
@@ -191,13 +200,17 @@ def blind_logits(questions, form="focal", gamma=2.0, alpha=0.25):
     return logits.float()
 
 
-def voted_loss(costs, asked, vote="stripe"):
+def voted_loss(costs: Tensor, asked: Tensor, vote: str = "stripe") -> Tensor:
     """The attribute loss of a batch from `attribute_costs` (ALFO, section 2.3) -> scalar, a mean over the questions.
 
     vote="stripe": for each question the stripe counts whose mean over the batch is lowest. "image": for each question
     and each image the lowest stripe. "mean": all stripes alike, no vote. Questions of which the batch knows nothing
     take no part.
     """
+    check_choice(vote, "vote", "stripe", "image", "mean")
+    check_floats(costs, "costs", "(N, n, M)")
+    if not isinstance(asked, Tensor) or asked.shape != costs.shape[::2]:
+        raise ValueError(f"asked must be a tensor {costs.shape[::2]} for costs {tuple(costs.shape)}, got {told(asked)}")
     if vote == "image":
         costs = costs.amin(1, keepdim=True)
     means = (costs * asked[:, None]).sum(0) / asked.sum(0).clamp(min=1)
@@ -207,95 +220,131 @@ def voted_loss(costs, asked, vote="stripe"):
 # ------------------------------------------------------------------------------------------------------ metric losses
 
 
-def contrastive_loss(features, labels, margin=1.0):
+def contrastive_loss(features: Tensor, labels: Labels, margin: float = 1.0) -> Tensor:
     """Contrastive loss (Hadsell et al., 2006; survey notes, L_c) -> scalar.
 
     Mean over the pairs i < j of  d(i, j)^2  for one person,  [ margin - d(i, j) ]+^2  for two: each pair for itself,
     against a fixed distance. features (N, D), labels (N,).
     """
-    distances = pairwise_distances(features)
-    same, one_person = _pairs(labels, features)
+    check_number(margin, "margin", 0)
+    distances, same, one_person = _compared(features, labels)
     costs = torch.where(same, distances, F.relu(margin - distances)).square()
     return _mean(costs, one_person | ~same)
 
 
-def triplet_loss(features, labels, margin=0.3):
+def triplet_loss(features: Tensor, labels: Labels, margin: float = 0.3) -> Tensor:
     """Triplet loss (Schroff et al., 2015; survey notes, L_t) -> scalar.
 
     Mean over all triplets (a, p, n) of the batch, satisfied ones included, of  [ d(a, p) - d(a, n) + margin ]+ : what
     triplets drawn at random give on average. features (N, D), labels (N,).
     """
+    check_number(margin, "margin")
     _, positive, negatives, valid = _triplets(features, labels)
     return _mean(F.relu(positive - negatives + margin), valid)
 
 
-def improved_triplet_loss(features, labels, margin=0.3, pull=1.0):
+def improved_triplet_loss(features: Tensor, labels: Labels, margin: float = 0.3, pull: float = 1.0) -> Tensor:
     """Triplet loss that also keeps positives near (Cheng et al., 2016; survey notes, L_it) -> scalar.
 
     Mean over all triplets (a, p, n) of  pull d(a, p) + [ d(a, p) - d(a, n) + margin ]+ . features (N, D), labels (N,).
     The survey writes it without a factor, `pull=1`; the paper's own is 0.002.
     """
+    check_number(margin, "margin")
+    check_number(pull, "pull", 0)
     _, positive, negatives, valid = _triplets(features, labels)
     return _mean(pull * positive + F.relu(positive - negatives + margin), valid)
 
 
-def quadruplet_loss(features, labels, margin=0.3, margin2=0.15):
+def quadruplet_loss(features: Tensor, labels: Labels, margin: float = 0.3, margin2: float = 0.15) -> Tensor:
     """Quadruplet loss (Chen et al., 2017; survey notes, L_q) -> scalar.
 
     Mean over all (a, p, n1, n2) of three persons of  [ d(a, p) - d(a, n1) + margin ]+  +  [ d(a, p) - d(n1, n2) +
     margin2 ]+ . features (N, D), labels (N,). Needs the time of the triplet loss and one sort, not that of N^4 terms.
     """
-    distances = pairwise_distances(features)
-    same, one_person = _pairs(labels, features)
-    a, p = torch.nonzero(one_person.triu(), as_tuple=True)  # either may be the anchor
-    positive, images = distances[a, p].double(), same.sum(1)  # images of each one's person
+    check_number(margin, "margin")
+    check_number(margin2, "margin2")
+    distances, same, one_person = _compared(features, labels)
+    known = (x.detach().cpu().numpy() for x in (distances, same, one_person))
+    slopes, constant = _quadruplets(*known, margin, margin2)
+    slopes = torch.from_numpy(slopes).to(distances.device)
+    return ((slopes * distances).sum() + constant).to(distances.dtype)
+
+
+def _quadruplets(d, same, one_person, margin, margin2):
+    """The mean of all hinges as what it is between their kinks: sum_ij slopes_ij d_ij + constant, in float64.
+
+    A hinge above zero adds a distance, takes away another and adds its margin: all that is wanted is how often. That
+    is counted in numpy, which is quicker than torch with arrays as small as these.
+    """
+    apart, images = np.where(same, inf, d), same.sum(1)
     # The first hinge does not know n2: count how many go with each (a, p, n1).
-    partners = torch.where(same[a], 0, len(same) - images[a][:, None] - images)
-    reach = positive[:, None] + margin
-    strong = partners * (F.relu(reach - distances.index_select(0, a)) + F.relu(reach - distances.index_select(0, p)))
-    # The second knows neither a nor p: over all pairs of two persons, less those that a's person is in.
-    reach = positive + margin2
-    pair, k = torch.nonzero(same[a], as_tuple=True)
-    own = F.relu(reach[pair][:, None] - distances.index_select(0, k)) * ~same[k]
-    weak = 2 * _hinge_sums(reach, distances[(~same).triu()]).sum() - 2 * own.sum()
-    mean = (strong.sum() + 2 * weak) / (2 * partners.sum()).clamp(min=1)
-    return _mean(mean, partners.any()).to(distances.dtype)  # exactly 0 where there is no quadruplet
+    partners = np.where(same, 0, len(d) - images[:, None] - images)
+    a, p = np.nonzero(one_person)
+    strong = partners[a] * (apart[a] < (d[a, p] + margin)[:, None])
+    slopes = -_sums(strong, a, len(d)).astype(float)
+    slopes[a, p] += strong.sum(1)
+    quadruplets = max(partners[a].sum(), 1)
+    # The second knows neither a nor p: all pairs of two persons, less those that a's person is in. Either may be a.
+    a, p = a[a < p], p[a < p]
+    order = (d[a, p] + margin2).argsort()
+    a, p = a[order], p[order]
+    reach = d[a, p] + margin2
+    short = reach.searchsorted(apart.ravel(), "right")  # how many do not reach beyond each distance
+    k, pair = np.nonzero(same[:, a])
+    own = apart[k] < reach[pair, None]
+    weak = np.bincount(short, minlength=len(a) + 1).cumsum()[:-1] - 2 * np.bincount(pair, own.sum(1), len(a))
+    own = _sums(own, k, len(d))
+    slopes += 2 * (short.reshape(d.shape) - len(a) + own + own.T)
+    slopes[a, p] += 2 * weak
+    return slopes / quadruplets, float(margin * strong.sum() + margin2 * 2 * weak.sum()) / quadruplets
 
 
-def trihard_loss(features, labels, margin=0.3):
+def _sums(rows, groups, n):
+    """Sums (n, N) of the rows (M, N) of each group; groups (M,) ascend."""
+    out, starts = np.zeros((n, rows.shape[1]), int), np.flatnonzero(np.diff(groups, prepend=-1))
+    out[groups[starts]] = np.add.reduceat(rows, starts, dtype=int)
+    return out
+
+
+def trihard_loss(features: Tensor, labels: Labels, margin: float | None = 0.3) -> Tensor:
     """Triplet loss with batch-hard mining, TriHard (Hermans et al., 2017, eq. 5) -> scalar.
 
     Mean over the anchors a of  [ max_p d(a, p) - min_n d(a, n) + margin ]+ ; with `margin=None` the soft margin log(1
     + exp(.)). features (N, D), labels (N,). Anchors without another image of their person, or without anybody else,
     take no part.
     """
-    distances = pairwise_distances(features)
-    same, one_person = _pairs(labels, features)
-    gaps = distances.masked_fill(~same, -torch.inf).amax(1) - distances.masked_fill(same, torch.inf).amin(1)
+    check_number(margin, "margin", or_none=True)
+    distances, same, one_person = _compared(features, labels)
+    if not len(distances):
+        return distances.sum()
+    gaps = distances.masked_fill(~same, -inf).amax(1) - distances.masked_fill(same, inf).amin(1)
     anchors = one_person.any(1) & ~same.all(1)
     return _mean(F.softplus(gaps) if margin is None else F.relu(gaps + margin), anchors)
 
 
-def msml_loss(features, labels, margin=0.3):
+def msml_loss(features: Tensor, labels: Labels, margin: float = 0.3) -> Tensor:
     """Margin sample mining loss, MSML (Xiao et al., 2017; survey notes, L_msml) -> scalar.
 
     [ max d(a, p) - min d(m, n) + margin ]+  over all pairs of one person and all pairs of two in the batch: TriHard's
     hinge on one pair of pairs, which need not share an image. features (N, D), labels (N,).
     """
-    distances = pairwise_distances(features)
-    same, one_person = _pairs(labels, features)
-    gap = distances.masked_fill(~same, -torch.inf).amax() - distances.masked_fill(same, torch.inf).amin()
+    check_number(margin, "margin")
+    distances, same, one_person = _compared(features, labels)
+    if not len(distances):
+        return distances.sum()
+    gap = distances.masked_fill(~same, -inf).amax() - distances.masked_fill(same, inf).amin()
     return _mean(F.relu(gap + margin), one_person.any() & ~same.all())
 
 
 @torch.no_grad()
-def active_shares(features, labels, margin=0.3):
+def active_shares(features: Tensor, labels: Labels, margin: float = 0.3) -> tuple[Tensor, Tensor]:
     """How much a margin still asks for: the share of all triplets, and of anchors, whose hinge is above zero.
 
     An anchor counts by its hardest triplet. features (N, D), labels (N,) -> two scalars, NaN for a batch without
     triplets. Small shares mean that there is little left to learn from a random triplet; a share of triplets that rises
     to 1 means collapse.
     """
+    check_number(margin, "margin")
     a, positive, negatives, valid = _triplets(features, labels)
     active = (positive - negatives + margin > 0) & valid
     anchors, hit = valid.new_zeros(2, len(features))
@@ -307,23 +356,28 @@ def active_shares(features, labels, margin=0.3):
 
 
 @torch.no_grad()
-def hardest_triplets(distances, labels):
+def hardest_triplets(distances: Tensor, labels: Labels) -> tuple[Tensor, Tensor, Tensor]:
     """Each anchor's farthest image of its person and nearest of anybody else -> positives, negatives, valid, all (N,).
 
     distances (N, N) of any kind; labels (N,). Where `valid` is False an anchor has no triplet.
     """
+    check_floats(distances, "distances", "(N, N)")
     same, one_person = _pairs(labels, distances)
-    positives = distances.masked_fill(~one_person, -torch.inf).argmax(1)  # by stripes nobody is at 0 from himself
-    negatives = distances.masked_fill(same, torch.inf).argmin(1)
+    if not len(distances):
+        return (labels := torch.empty(0, dtype=torch.long, device=distances.device)), labels, labels.bool()
+    positives = distances.masked_fill(~one_person, -inf).argmax(1)  # by stripes nobody is at 0 from himself
+    negatives = distances.masked_fill(same, inf).argmin(1)
     return positives, negatives, one_person.any(1) & ~same.all(1)
 
 
-def mined_loss(distances, triplets, margin=0.3):
+def mined_loss(distances: Tensor, triplets: tuple[Tensor, Tensor, Tensor], margin: float = 0.3) -> Tensor:
     """The triplet loss on triplets chosen by `hardest_triplets`, maybe with other distances -> scalar.
 
     AlignedReID mines by the global distance and sums this loss of the global and of the local distance. With triplets
     of the same distances it is `trihard_loss`.
     """
+    check_number(margin, "margin")
+    check_floats(distances, "distances", "(N, N)")
     positives, negatives, valid = triplets
     gaps = distances.gather(1, positives[:, None]) - distances.gather(1, negatives[:, None])
     return _mean(F.relu(gaps.squeeze(1) + margin), valid)
@@ -332,22 +386,30 @@ def mined_loss(distances, triplets, margin=0.3):
 # ------------------------------------------------------------------------------------------------------ mutual learning
 
 
-def class_mutual_loss(logits, peer_logits):
+def class_mutual_loss(logits: Tensor, peer_logits: Tensor) -> Tensor:
     """KL(peer || own) of two students' class probabilities, for one of them (Zhang et al., 2018) -> scalar.
 
     logits, peer_logits (N, C). The peer teaches and is not taught: no gradient reaches it. Mean over the images.
     """
+    check_floats(logits, "logits", "(N, C)")
+    check_floats(peer_logits, "peer_logits", "(N, C)")
+    if logits.shape != peer_logits.shape:
+        raise ValueError(f"two students' logits must have one shape, got {told(logits)}, {told(peer_logits)}")
     own, peer = (F.log_softmax(x.float(), 1) for x in (logits, peer_logits.detach()))
-    return F.kl_div(own, peer, log_target=True, reduction="batchmean")
+    return F.kl_div(own, peer, log_target=True, reduction="sum") / max(len(own), 1)
 
 
-def metric_mutual_loss(features, peer_features, zero_gradient=True):
+def metric_mutual_loss(features: Tensor, peer_features: Tensor, zero_gradient: bool = True) -> Tensor:
     """Two students' distance matrices of one batch drawn together (AlignedReID, eq. 3) -> scalar, for both.
 
     features (N, C), peer_features (N, C'). Each term treats the other student's matrix as a constant (the paper's zero
     gradient function, eq. 4); `zero_gradient=False` lets both move both, which is the same direction twice as far.
     """
     own, peer = pairwise_distances(features), pairwise_distances(peer_features)
+    if own.shape != peer.shape:
+        raise ValueError(f"two students see one batch: got features of {len(own)} images and of {len(peer)}")
+    if not len(own):
+        return own.sum() + peer.sum()
     if not zero_gradient:
         return 2 * (own - peer).square().mean()
     return (own.detach() - peer).square().mean() + (own - peer.detach()).square().mean()
@@ -356,13 +418,15 @@ def metric_mutual_loss(features, peer_features, zero_gradient=True):
 # ------------------------------------------------------------------------------------------------- pairs and triplets
 
 
-def _pairs(labels, features):
+def _compared(features, labels):
+    """The distances of a batch (N, N), and who is of one person, with the pairs of an image and itself and without."""
+    distances = pairwise_distances(features)
+    return distances, *_pairs(labels, distances)
+
+
+def _pairs(labels, rows):
     """Who is of one person (N, N): with the pairs of an image and itself, and without."""
-    labels = torch.as_tensor(labels, device=features.device)
-    if labels.shape != features.shape[:1]:
-        raise ValueError(
-            f"labels must be one integer for each of the {len(features)} rows, got shape {tuple(labels.shape)}"
-        )
+    labels = labels_of(labels, rows)
     same = labels[:, None] == labels
     return same, same.clone().fill_diagonal_(False)
 
@@ -370,8 +434,7 @@ def _pairs(labels, features):
 def _triplets(features, labels):
     """All triplets of a batch, a row a pair (a, p) and a column an image n: a (M,), d(a, p) (M, 1), d(a, n) (M, N),
     and where n is of another person (M, N)."""
-    distances = pairwise_distances(features)
-    same, one_person = _pairs(labels, features)
+    distances, same, one_person = _compared(features, labels)
     a, p = torch.nonzero(one_person, as_tuple=True)
     return a, distances[a, p][:, None], distances.index_select(0, a), ~same[a]
 
@@ -379,10 +442,3 @@ def _triplets(features, labels):
 def _mean(values, valid):
     """Mean of the values where `valid`; 0, with a gradient of 0, where nothing is."""
     return torch.where(valid, values, 0).sum() / valid.sum().clamp(min=1)
-
-
-def _hinge_sums(x, y):
-    """For each x (M,) the sum of [ x - y ]+ over all y (K,), by one sort instead of M x K differences."""
-    y = y.to(x.dtype).sort().values
-    count = torch.searchsorted(y, x.detach())  # how many lie below each x
-    return count * x - F.pad(y.cumsum(0), (1, 0))[count]

@@ -152,9 +152,9 @@ def find(whole: object, name: str) -> str:
     """The flat name of the one field that `name` means, `margin` or `trihard_margin`. TypeError where there is none, or
     several, that says which there are."""
     known = flat_names(whole)
-    if name in known:
-        return name
     meant = [p for p in places(whole) if name in (p.name, f"{p.owner}_{p.name}")]
+    if name in known and sum(f"{p.owner}_{p.name}" == name for p in meant) < 2:
+        return name
     if len(meant) == 1:
         return next(flat for flat, way in known.items() if way == meant[0].way)
     who = getattr(whole, "name", type(whole).__name__)

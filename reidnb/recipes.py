@@ -304,7 +304,7 @@ LSTM_PAPER = {
 OWN = {"paper": dict.fromkeys(("direct", "camera_style", "domain", "domain_lstm", "lstm_uda"), LSTM_PAPER)}
 
 
-def recipe(name: str | Recipe, profile: str = "quick", **changes: Any) -> Recipe:
+def recipe(name: str | Recipe, /, profile: str = "quick", **changes: Any) -> Recipe:
     """The recipe called `name` (or a Recipe) under a profile, with single fields changed by their flat names.
 
     Raises ValueError for an unknown recipe or profile, TypeError for a field that the recipe has not, or has twice.

@@ -21,7 +21,7 @@ def colour_histogram(images: np.ndarray, stripes: int = 6, bins: int = 8) -> np.
             cell = stripe[:, None] * bins + np.minimum((channel * bins).astype(int), bins - 1)
             counts = np.bincount(cell.ravel(), np.broadcast_to(middle, cell.shape).ravel(), stripes * bins)
             out[i, :, c] = counts.reshape(stripes, bins)
-    out = np.sqrt(out.reshape(count, -1))
+    out = np.sqrt(out.reshape(count, stripes * 3 * bins))
     return out / np.linalg.norm(out, axis=1, keepdims=True)
 
 

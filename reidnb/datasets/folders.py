@@ -151,7 +151,7 @@ def find_folder(name: str, root: str | Path | None) -> Path:
             f"{name} needs its folder: pass root=..., or set REIDNB_DATA to the folder that holds "
             f"your datasets. {layout.about}"
         )
-    root = Path(given).expanduser()
+    root = _path("root", given)
     candidates = [root, *(root / usual for usual in layout.names)]
     for folder in candidates:
         if folder.is_dir() and not _lacking(folder, layout):
@@ -170,6 +170,12 @@ def find_folder(name: str, root: str | Path | None) -> Path:
     )
 
 
+def _path(option: str, given: str | Path) -> Path:
+    if not isinstance(given, (str, os.PathLike)):
+        raise TypeError(f"{option} is the path of a folder, got {given!r}")
+    return Path(given).expanduser()
+
+
 def _lacking(folder: Path, layout: Layout) -> list[str]:
     return [
         mark.replace("|", " or ")
@@ -186,7 +192,7 @@ def _below(root: Path) -> list[Path]:
 def find_attributes(folder: Path, file_name: str, given: str | Path | None) -> Path | None:
     """The attribute file: the option (the file, or the folder it lies in), else in the dataset's folder or above it."""
     if given:
-        path = Path(given).expanduser()
+        path = _path("attributes", given)
         path = path / file_name if path.is_dir() else path
         if not path.is_file():
             raise FileNotFoundError(f"attributes={str(given)!r}: there is no file {path}")

@@ -92,11 +92,11 @@ def _rows(path: Path, encoding: str | None) -> tuple[list[str], list[tuple[int, 
 def _whole(path: Path, lines: list[int], columns: dict[str, list[str]], name: str, lowest: int) -> np.ndarray:
     """A column of whole numbers from `lowest`, or ValueError."""
     for line, cell in zip(lines, columns[name], strict=True):
-        if not WHOLE.fullmatch(cell) or int(cell) < lowest:
+        if not WHOLE.fullmatch(cell) or not lowest <= int(cell) < 2**31:
             people = " (identities from 1, 0 for distractors, -1 for junk)" if name == "pid" else ""
             raise ValueError(
-                f"column {name} of {path} must hold whole numbers from {lowest} up{people}; line {line} has "
-                f"{repr(cell) if cell else 'an empty cell'}"
+                f"column {name} of {path} must hold whole numbers from {lowest} up, below 2^31{people}; line "
+                f"{line} has {repr(cell) if cell else 'an empty cell'}"
             )
     return np.array([int(cell) for cell in columns[name]], np.int64)
 

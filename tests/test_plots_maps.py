@@ -73,10 +73,11 @@ def test_a_picture_map_frames_each_group_in_a_colour_and_a_line_of_its_own():
     assert [artist.offsetbox.get_data()[0, 0, 0] for artist in ax.artists] == [0, 1, 2, 3]
 
 
-def test_many_groups_of_a_picture_map_stay_apart():
+def test_many_groups_of_a_picture_map_stay_apart_and_in_order():
     _, ax = plt.subplots()
-    plots.picture_map(ax, np.random.default_rng(0).random((24, 2)), people(24), list(range(24)))
-    assert len(set(frames(ax))) == 24
+    cameras = [f"c{i}" for i in range(24, 0, -1)]
+    handles = plots.picture_map(ax, np.random.default_rng(0).random((24, 2)), people(24), cameras)
+    assert len(set(frames(ax))) == 24 and list(handles) == cameras[::-1]
 
 
 def test_an_embedding_map_has_a_side_for_each_title_and_tells_how_far_to_believe_it():

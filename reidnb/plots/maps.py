@@ -37,7 +37,8 @@ def picture_map(ax, points, images, groups, size: float = 0.45) -> dict:
     points = finite(points, "points", (len(images), 2))
     if len(groups) != len(points):
         raise ValueError(f"{len(groups)} groups for {len(points)} points")
-    values = sorted({group for group in groups if group is not None})  # so that two maps agree
+    known = {group for group in groups if group is not None}
+    values = sorted(known, key=lambda group: (len(str(group)), str(group)))  # so that two maps agree; c10 after c9
     n, styles = len(GROUPS), LINES[:4]
     looks = {v: {"edgecolor": GROUPS[i % n], "linestyle": styles[(i + i // n) % 4]} for i, v in enumerate(values)}
     ax.scatter(*points.T, s=0)  # sets the limits

@@ -81,6 +81,9 @@ def test_list_and_version():
     assert re.search(r"^datasets\n  synthetic\n(  .*\n)*  market1501\n", shown, re.M)
     assert "profiles\n  quick\n  full\n" in shown
     assert python("--version").stdout == f"reidnb {__version__}\n"
+    script = Path(sys.executable).with_name("reidnb")
+    ran = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=60)
+    assert ran.stdout == f"reidnb {__version__}\n"
 
 
 @pytest.mark.parametrize(

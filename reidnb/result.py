@@ -170,6 +170,8 @@ def load(path: Path, whole: bool = True) -> Result | None:
         named = {name: {} for name in ARRAYS}
         for name in file.files:
             group, _, rest = name.partition("/")
+            if group not in ("about", *ARRAYS):
+                return None
             if group in ARRAYS and (whole or group in LIGHT):
                 named[group][rest] = file[name]
     del plain["format"]

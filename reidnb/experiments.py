@@ -218,7 +218,7 @@ def _sorted_out(base, dataset, changes):
     check_name(name) if not isinstance(dataset, ReIDDataset) else None
     options = () if isinstance(dataset, ReIDDataset) else (*option_names(name), "root")
     fields = {p.name for p in places(base)} | {f"{p.owner}_{p.name}" for p in places(base)}
-    ours = {find(base, field): given for field, given in changes.items() if field in fields}
+    ours = {field: given for field, given in changes.items() if field in fields}
     others = {field: given for field, given in changes.items() if field not in fields}
     for field in others:
         if field not in options:
@@ -228,10 +228,6 @@ def _sorted_out(base, dataset, changes):
                 f"The recipe has {', '.join(sorted(flat_names(base)))}"
                 + (f"; the dataset {', '.join(sorted(options))}" if options else "; the dataset is open already")
             )
-    ways = {field: flat_names(base)[field] for field in ours}
-    for field, way in ways.items():
-        if whole := [other for other, above in ways.items() if len(above) < len(way) and way[: len(above)] == above]:
-            raise TypeError(f"{field} lies in {whole[0]}, which is changed as a whole: give it there")
     return ours, {field: _as_kept(v, absolute=field == "root") for field, v in others.items()}
 
 
@@ -247,7 +243,7 @@ def _changes(base, recipe, ours, options):
     """What was changed in a recipe of that name, where it was not so already, and the dataset's options, in words:
     "epochs=20, misalignment=2.0"."""
     was, now = ({name: _held(whole, way) for name, way in flat_names(base).items()} for whole in (base, recipe))
-    changed = {name: now[name] for name in ours if was[name] != now[name]}
+    changed = {name: now[name] for name in (find(base, field) for field in ours) if was[name] != now[name]}
     changed |= {name: given for name, given in options.items() if name != "root"}
     return ", ".join(f"{name}={_words(given)}" for name, given in sorted(changed.items()))
 

@@ -1,10 +1,25 @@
 """Datasets: the one interface over all of them, and folders that are not what they should be."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import fake_datasets as fake
 import numpy as np
 import pytest
 
-from reidnb.datasets import cache, check_protocol, layouts, open_dataset, relabel
+from reidnb.datasets import (
+    DATASETS,
+    cache,
+    check_protocol,
+    has_attributes,
+    layouts,
+    open_dataset,
+    option_names,
+    relabel,
+)
+
+HOUSE = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -162,3 +177,39 @@ def test_attribute_files_that_are_not_right(market, tmp_path):
     path.write_bytes(b"nothing Matlab would write")
     with pytest.raises(ValueError, match="cannot read .*market_attribute.mat"):
         open_dataset("market1501", root=market)
+
+
+def test_option_names_are_what_open_dataset_takes():
+    assert option_names("market1501") == ("attributes",) and option_names("msmt17") == ()
+    assert option_names("cuhk03") == ("images", "protocol", "trial") and option_names("csv") == ("table", "encoding")
+    world = option_names("synthetic")
+    assert {"seed", "train_identities", "misalignment", "season"} <= set(world) and "size" not in world
+    assert option_names("synthetic_summer->synthetic_winter") == world
+    assert option_names("synthetic->market1501") == (), "both are given what a pair is given"
+    assert option_names("market1501->dukemtmc") == ("attributes",)
+
+
+def test_which_datasets_come_with_attributes():
+    known = {name for name in DATASETS if has_attributes(name)}
+    worlds = {name for name in DATASETS if name.startswith("synthetic")}
+    assert known == worlds | {"market1501", "dukemtmc"} and len(worlds) == 4
+    assert has_attributes("synthetic->msmt17") and not has_attributes("msmt17->synthetic"), "it learns from the source"
+
+
+def test_labels_are_checked_before_the_work(market, monkeypatch):
+    monkeypatch.setattr(cache, "decode", fake.never)
+    fake.write_image(market / "query/0000_c1s1_001051_00.jpg", 9)
+    with pytest.raises(ValueError, match="pids of the query split cannot be used"):
+        open_dataset("market1501", root=market)
+    for path in (market / "bounding_box_test").glob("000[13]*"):
+        path.unlink()
+    (market / "query/0000_c1s1_001051_00.jpg").unlink()
+    with pytest.raises(ValueError, match="none of the 2 queries has an answer"):
+        open_dataset("market1501", root=market)
+
+
+def test_importing_datasets_is_cheap():
+    code = "import sys, reidnb.datasets; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=HOUSE, capture_output=True, text=True, check=True)
+    slow = {"torch", "pandas", "joblib", "scipy", "sklearn", "matplotlib", "h5py", "filelock", "IPython", "tqdm"}
+    assert not slow & set(ran.stdout.split())

@@ -83,12 +83,13 @@ def test_many_groups_of_a_picture_map_stay_apart_and_in_order():
 def test_an_embedding_map_has_a_side_for_each_title_and_tells_how_far_to_believe_it():
     features, cloud = blobs()
     words = np.array(["north", "south", None], object)[cloud]
-    sides = {"known people": (features, people(60), words), "new people": (features[:30], people(30), words[:30])}
+    sides = {"known people": (features, people(60), words), "new people": (features[20:], people(40), words[20:])}
     figure = plots.embedding_map(sides, "where", method="pca")
     points = plots.plane(features, "pca")
     trust = trustworthiness(features, points, n_neighbors=10)
     assert figure.axes[0].get_title() == f"known people, 60 pictures, trustworthiness {trust:.2f}"
-    assert figure.axes[1].get_title().startswith("new people, 30 pictures")
+    assert figure.axes[1].get_title().startswith("new people, 40 pictures")
+    assert frames(figure.axes[0])[20] == frames(figure.axes[1])[0], "south looks the same where there is no north"
     np.testing.assert_allclose([artist.xy for artist in figure.axes[0].artists], points)
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["north", "south"]
     assert figure.axes[0].get_legend().get_title().get_text() == "where"

@@ -28,17 +28,18 @@ def plane(features, method: str = "tsne", perplexity: float = 15, seed: int = 0)
     return TSNE(perplexity=perplexity, random_state=seed, init="pca").fit_transform(features)
 
 
-def picture_map(ax, points, images, groups, size: float = 0.45) -> dict:
+def picture_map(ax, points, images, groups, size: float = 0.45, known=None) -> dict:
     """Pictures at points (N, 2) of the plane, framed in one colour and line style for each value of `groups` (N,);
     None is grey -> dict of value -> a handle for the legend, labelled with the value.
 
-    images: uint8 (N, 3, H, W). size: a picture's height in inches.
+    images: uint8 (N, 3, H, W). size: a picture's height in inches. known: all values there are, so that two maps agree
+    although each shows some of them.
     """
     points = finite(points, "points", (len(images), 2))
     if len(groups) != len(points):
         raise ValueError(f"{len(groups)} groups for {len(points)} points")
-    known = {group for group in groups if group is not None}
-    values = sorted(known, key=lambda group: (len(str(group)), str(group)))  # so that two maps agree; c10 after c9
+    values = {group for part in (groups, known or ()) for group in part if group is not None}
+    values = sorted(values, key=lambda group: (len(str(group)), str(group)))  # c10 after c9
     n, styles = len(GROUPS), LINES[:4]
     looks = {v: {"edgecolor": GROUPS[i % n], "linestyle": styles[(i + i // n) % 4]} for i, v in enumerate(values)}
     ax.scatter(*points.T, s=0)  # sets the limits
@@ -67,13 +68,14 @@ def embedding_map(sides: dict, legend: str = "", method: str = "tsne", perplexit
 
     if not sides:
         raise ValueError("sides must be a dict of title -> (features, images, groups), got an empty one")
+    known = [group for *_, groups in sides.values() for group in groups]
     figure, axes = plt.subplots(1, len(sides), figsize=(6.5 * len(sides), 6.3), squeeze=False)
     for ax, (title, (features, images, groups)) in zip(axes.flat, sides.items()):
         if not len(features) == len(images) == len(groups) or len(images) < 5:
             counts = f"{len(features)} features, {len(images)} pictures and {len(groups)} groups"
             raise ValueError(f"a map needs five pictures or more, each with features and a group; {title}: {counts}")
         points = plane(features, method, perplexity, seed)
-        handles = picture_map(ax, points, images, groups)
+        handles = picture_map(ax, points, images, groups, known=known)
         trust = trustworthiness(features, points, n_neighbors=min(10, (len(images) - 1) // 2))
         ax.set_title(f"{title}, {len(images)} pictures, trustworthiness {trust:.2f}")
         if legend:

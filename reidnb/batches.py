@@ -192,6 +192,14 @@ def _enlarge(pictures, cuts):
     return F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
 
 
+def check_images(images: np.ndarray | torch.Tensor) -> None:
+    """Refuse what is not uint8 (N, 3, H, W): TypeError for no array at all, ValueError for another."""
+    if not isinstance(images, (np.ndarray, torch.Tensor)):
+        raise TypeError(f"images must be a uint8 array or tensor (N, 3, H, W), got {type(images).__name__}")
+    if images.ndim != 4 or images.shape[1] != 3 or str(images.dtype).split(".")[-1] != "uint8":
+        raise ValueError(f"images must be uint8 (N, 3, H, W), got {images.dtype} {tuple(images.shape)}")
+
+
 def make_batch(
     images: np.ndarray | torch.Tensor,
     indices: np.ndarray,
@@ -206,8 +214,7 @@ def make_batch(
     indices: (B,). Without `augmentation` pictures are only normalised. `out` may be the batch before, whose memory is
     then used again: fresh memory costs more than all the arithmetic.
     """
-    if images.ndim != 4 or images.shape[1] != 3 or str(images.dtype).split(".")[-1] != "uint8":
-        raise ValueError(f"images must be uint8 (N, 3, H, W), got {images.dtype} {tuple(images.shape)}")
+    check_images(images)
     if augmentation and rng is None:
         raise ValueError("augmentation draws at random: give an rng, such as numpy.random.default_rng(seed)")
     height, width = images.shape[2:]

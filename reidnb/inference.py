@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from reidnb.batches import make_batch
+from reidnb.batches import check_images, make_batch
 from reidnb.datasets import decode
 from reidnb.descriptors import DESCRIPTORS
 from reidnb.runtime import autocast, choose_device
@@ -83,8 +83,9 @@ def _check(model, images, batch, size=(64, 32)):
             got = f"{odd[0]!r:.60} among {len(files)}" if files else "an empty list"
             raise ValueError(f"wanted images uint8 (N, 3, H, W), a folder or a list of files, at least one; got {got}")
         images = np.stack([decode(Path(file), size) for file in files])
-    if images.ndim != 4 or not len(images):
-        raise ValueError(f"images must be uint8 (N, 3, H, W), N at least 1; got {images.dtype} {tuple(images.shape)}")
+    check_images(images)
+    if not len(images):
+        raise ValueError("there are no pictures: N is 0")
     return images
 
 

@@ -21,7 +21,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from reidnb import losses
-from reidnb.batches import make_batch, pk_batches, shuffled_batches, wrong_labels
+from reidnb.batches import check_images, make_batch, pk_batches, shuffled_batches, wrong_labels
 from reidnb.network import Output
 from reidnb.runtime import TrainingDiverged, autocast, choose_device, keep_checkpoint, load_checkpoint
 from reidnb.values import key_of
@@ -170,15 +170,15 @@ def _check(model, images, labels, recipe, seed):
         raise TypeError(f"model must be an nn.Module, such as network.build_model gives; got {model!r:.60}")
     if not getattr(recipe, "terms", None):
         raise TypeError(f"wanted a Recipe with loss terms, such as recipes.recipe('ide'); got {recipe!r:.60}")
-    if not isinstance(images, (np.ndarray, torch.Tensor)):
-        raise TypeError(f"images must be a uint8 array or tensor (N, 3, H, W), got {type(images).__name__}")
+    check_images(images)
     if not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f"seed must be a whole number from 0 on, got {seed!r}")
     found = np.asarray(labels)
     if found.shape != (len(images),) or found.dtype.kind not in "iu" or found.min(initial=0) < 0:
+        got = f"{found.dtype} {found.shape}" + (f" from {found.min(initial=0)} on" if found.dtype.kind in "iu" else "")
         raise ValueError(
             f"labels must be whole numbers from 0, one for each of the {len(images)} images (`datasets.relabel` makes "
-            f"them of pids); got {found.dtype} {found.shape}, from {found.flat[0] if found.size else 'none'!r} on"
+            f"them of pids); got {got}"
         )
     return found
 

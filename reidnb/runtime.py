@@ -21,7 +21,7 @@ class TrainingDiverged(RuntimeError):
     """A loss term is NaN or infinite; the message shows every term, and what to try."""
 
     def __init__(self, what: str, where: str, rate: float, terms: Mapping[str, torch.Tensor | float]):
-        shown = ", ".join(f"{name} = {float(value):g}" for name, value in terms.items())
+        shown = ", ".join(f"{name} = {float(torch.as_tensor(value).detach()):g}" for name, value in terms.items())
         super().__init__(
             f"{what}: the loss is not finite in {where}: {shown}. The learning rate stood at {rate:.2g}: try a lower "
             "one, or a longer warm-up"
@@ -30,7 +30,7 @@ class TrainingDiverged(RuntimeError):
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
     """None or "auto": a GPU when there is one, else the CPU. Raises ValueError for a device that is not there."""
-    if device in (None, "auto"):
+    if device is None or isinstance(device, str) and device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)

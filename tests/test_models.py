@@ -6,8 +6,8 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
-from toys import parameters, pictures
 from torch import nn
+from toys import parameters, pictures
 
 from reidnb.models import (
     DRAWN,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from toys import parameters, pictures
 from torch import nn
+from toys import parameters, pictures
 
 from reidnb.methods import Attributes, Branches, Stripes, Verification
 from reidnb.models import BACKBONES, load_backbone

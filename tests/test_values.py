@@ -9,8 +9,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reidnb.values import Count, Positive, Share, Weight, Within, change, did_you_mean, find, flat_names, key_of
-from reidnb.values import places, value  # fmt: skip
+from reidnb.values import (  # fmt: skip
+    Count,
+    Positive,
+    Share,
+    Weight,
+    Within,
+    change,
+    did_you_mean,
+    find,
+    flat_names,
+    key_of,
+    places,
+    value,
+)
 
 
 @value

@@ -113,6 +113,10 @@ main = script.load()
 ledger = claims()
 tiny = "train_identities=8 test_identities=6 distractors=0 junk=0 p=4 epochs=1 warmup=0.0".split()
 codes = [main(["tables"]), main(["run", "ide", "--set", *tiny])]
+try:
+    import reidnb.evaluation.search
+except ImportError as problem:
+    print(problem)
 print(json.dumps({"file": reidnb.__file__, "verdicts": ledger.verdict.tolist(), "codes": codes}))
 """
 
@@ -128,6 +132,7 @@ def test_claims_tables_and_a_run_from_a_wheel_without_extras(installed):
     assert said[0] == "reidnb is installed, not a checkout: the tables go to build/tables; the package's own stay"
     assert re.match(r"\d+ runs: build/tables/runs.csv", said[1])
     assert re.match(r"ide, .*train_identities=8.* on synthetic, seed 0: .*mAP", said[2])
+    assert "pip install 'reidnb[search]'" in said[3], "an extra that is not there is named"
     written = (installed.folder / "build" / "tables" / "claims.md").read_text(encoding="utf-8")
     assert written == (ROOT / "reidnb" / "results" / "claims.md").read_text(encoding="utf-8")
     assert {path.name for path in installed.folder.iterdir()} == {"build", "cache"}, "nothing else is written here"

@@ -12,12 +12,16 @@ import pandas as pd
 from reidnb.descriptors import DESCRIPTORS
 from reidnb.files import atomic_write
 from reidnb.result import kept_results
+from reidnb.values import did_you_mean
 
 PACKAGE = Path(__file__).parent
 RESULTS = PACKAGE / "results"
 IDENTIFIES = ["recipe", "dataset", "changes", "profile", "seed"]  # what makes two rows the same run
 SCORES = ["mAP", "rank1", "rank5", "rank10", "mINP"]
 VERDICTS = ("holds", "does not hold", "within noise", "not run")
+SAID = ("id", "statement", "source", "metric", "method", "on")  # by every claim; and what else one may say:
+MAY_SAY = ("baseline", "below", "better", "slack", "paper_gain", "notebook", "statement_zh")
+MAY_SAY += tuple(f"{who}_{what}" for who in ("method", "baseline") for what in ("metric", "on", "from"))
 
 
 def papers() -> dict[str, list[dict]]:
@@ -29,7 +33,20 @@ def read_runs(path: str | Path) -> pd.DataFrame:
     """runs.csv -> DataFrame; without the file an empty one with the columns that identify a run."""
     if not Path(path).exists():
         return pd.DataFrame(columns=[*IDENTIFIES, *SCORES])
-    return pd.read_csv(path, keep_default_na=False, na_values=["nan"]).astype({"changes": str})
+    try:
+        runs = pd.read_csv(path, keep_default_na=False, na_values=["nan"])
+        return _checked(runs).astype({"changes": str})
+    except ValueError as problem:  # pandas' words do not say which file
+        raise ValueError(f"{path} is no table of runs: {problem}") from problem
+
+
+def _checked(runs: pd.DataFrame) -> pd.DataFrame:
+    """A table of runs, if it is one."""
+    if not isinstance(runs, pd.DataFrame):
+        raise TypeError(f"wanted a DataFrame with a row a run, such as results() gives; got {type(runs).__name__}")
+    if lacking := [name for name in IDENTIFIES if name not in runs]:
+        raise ValueError(f"the table has no {', '.join(lacking)}: wanted a row a run, such as results() gives")
+    return runs
 
 
 def merge_runs(old: pd.DataFrame, new: list[dict] | pd.DataFrame) -> pd.DataFrame:
@@ -37,7 +54,7 @@ def merge_runs(old: pd.DataFrame, new: list[dict] | pd.DataFrame) -> pd.DataFram
 
     A run is one row or, in attributes.csv, one a statement.
     """
-    frames = [frame for frame in (old, pd.DataFrame(new)) if len(frame)]
+    frames = [_checked(frame) for frame in (old, pd.DataFrame(new)) if len(frame)]
     if not frames:
         return old
     merged = pd.concat(frames, ignore_index=True)
@@ -53,17 +70,19 @@ def write_runs(runs: pd.DataFrame, path: str | Path) -> None:
 def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     """One row a dataset, profile and recipe: mean and standard deviation over seeds in percent, seconds of a run."""
     same, shown = ["dataset", "profile", "recipe", "changes"], ["mAP", "rank1", "multi_query_mAP", "rerank_mAP"]
-    runs = _with_columns(runs, shown)
+    runs = _with_columns(runs, [*shown, "seconds", "device"])
     rows = []
     for names, group in runs.groupby(same, sort=False):
         scores = [plus_minus(100 * group[score]) for score in shown]
-        rows.append([*names, len(group), *scores, round(group.seconds.mean()), "; ".join(group.device.unique())])
+        seconds = group.seconds.mean()
+        devices = "; ".join(group.device.dropna().unique())
+        rows.append([*names, len(group), *scores, "" if np.isnan(seconds) else round(seconds), devices])
     return pd.DataFrame(rows, columns=[*same, "seeds", *shown, "seconds", "device"])
 
 
 def _with_columns(runs, names):
     """Older rows may lack some scores: they get them as NaN."""
-    return runs.reindex(columns=list(dict.fromkeys([*runs.columns, *names])))
+    return _checked(runs).reindex(columns=list(dict.fromkeys([*runs.columns, *names])))
 
 
 def seed_scores(
@@ -82,6 +101,7 @@ def statement_scores(
     """A score of each statement in percent, from `statements()` for the run that `run_name` calls so ->
     DataFrame, a row a statement in the dataset's order and a column a seed; empty where it was not run."""
     profile = "full" if profile == "quick" else profile
+    statements = _with_columns(statements, ["statement", metric])
     here = statements[(statements.dataset == dataset) & (statements.profile == profile)]
     here = here[np.array([run_name(row.recipe, row.changes) == name for row in here.itertuples()], bool)]
     if here.empty:
@@ -115,7 +135,7 @@ def judge(runs: pd.DataFrame, claims: list[dict] | None = None) -> pd.DataFrame:
     wherever its runs were made under "paper".
     """
     rows = []
-    claims = papers()["claim"] if claims is None else claims
+    claims = papers()["claim"] if claims is None else [*map(_checked_claim, claims)]
     kinds = ("metric", "method_metric", "baseline_metric")
     metrics = {claim[kind] for claim in claims for kind in kinds if kind in claim}
     runs = _with_columns(runs, [*SCORES, *metrics])
@@ -154,6 +174,31 @@ def judge(runs: pd.DataFrame, claims: list[dict] | None = None) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _checked_claim(claim):
+    """A claim, if it says what it must, in words that are known: a slip of the pen would read "not run" for ever."""
+    if not isinstance(claim, dict):
+        raise TypeError(f"a claim is a dict, as papers()['claim'] has them; got {claim!r}")
+    called = f"claim {claim.get('id')!r}"
+    if lacking := [name for name in SAID if name not in claim]:
+        raise ValueError(f"{called} lacks {', '.join(lacking)}")
+    if odd := [name for name in claim if name not in (*SAID, *MAY_SAY)]:
+        raise ValueError(f"{called} says {odd[0]!r}{did_you_mean(odd[0], (*SAID, *MAY_SAY))}, which no claim does")
+    if ("baseline" in claim) == ("below" in claim):
+        raise ValueError(f"{called} needs a baseline, or a bound to be below; one of the two")
+    if claim.get("better", "lower") != "lower":
+        raise ValueError(f"{called}: better is 'lower' or is not said; got {claim['better']!r}")
+    if bad := [name for name in ("below", "slack", "paper_gain") if not _is_number(claim.get(name, 0.0))]:
+        raise ValueError(f"{called}: {bad[0]} must be a number, in points; got {claim[bad[0]]!r}")
+    on = claim["on"]
+    if not isinstance(on, (list, tuple)) or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in on):
+        raise ValueError(f"{called}: on must be a list of (dataset, profile); got {on!r}")
+    return claim
+
+
+def _is_number(given):
+    return isinstance(given, (int, float, np.number)) and not isinstance(given, bool)
 
 
 def _who(claim, who, dataset):

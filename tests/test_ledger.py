@@ -1,58 +1,16 @@
-"""Tables and the ledger, on runs made by hand."""
+"""The ledger: a verdict on each claim, on runs made by hand."""
 
 import numpy as np
 import pandas as pd
 import pytest
+from claims_by_hand import BELOW, CLAIM, row, runs, verdict
 
-from reidnb import tables
-from reidnb.recipes import ACROSS, ON_WINTER, PROFILES, RECIPES, VARIATIONS
-from reidnb.tables import (
-    count_verdicts,
-    judge,
-    markdown,
-    merge_runs,
-    read_runs,
-    render_between,
-    show_claims,
-    summarise,
-    write_runs,
-)
+from reidnb import ledger
+from reidnb.ledger import judge, show_claims
+from reidnb.recipes import PROFILES, RECIPES
+from runs import ACROSS, ON_WINTER, VARIATIONS
 
 COLUMNS = {"id", "statement", "paper_gain", "gain", "spread", "seeds", "dataset", "verdict"}  # the design's contract
-CLAIM = {
-    "id": "helps",
-    "statement": "It helps",
-    "source": "somebody, 2020",
-    "metric": "mAP",
-    "method": "new",
-    "baseline": "old",
-    "paper_gain": 2.5,
-    "on": [["synthetic", "full"]],
-}
-BELOW = {k: v for k, v in CLAIM.items() if k not in ("baseline", "paper_gain")}
-BELOW |= {"method": "colour_histogram", "below": 50.0}
-
-
-def row(recipe="new", seed=0, mAP=0.5, dataset="synthetic", profile="full", changes="", **more):
-    scores = {name: 0.25 for name in tables.SCORES} | {"mAP": mAP}
-    ids = {"recipe": recipe, "dataset": dataset, "changes": changes, "profile": profile, "seed": seed}
-    return {**ids, **scores, "seconds": 10.0, "device": "x86_64 CPU", "key": "k", **more}
-
-
-def runs(new=(), old=(), **more):
-    """Runs of two recipes, a seed each value of mAP (None: no such run)."""
-    rows = [
-        row(name, seed, value, **more)
-        for name, values in (("new", new), ("old", old))
-        for seed, value in enumerate(values)
-        if value is not None
-    ]
-    return pd.DataFrame(rows, columns=list(row()))
-
-
-def verdict(table, claim=CLAIM):
-    (line,) = judge(table, [claim]).itertuples()
-    return line
 
 
 # ---- verdicts -------------------------------------------------------------------------------------------------------
@@ -102,8 +60,8 @@ def test_only_the_runs_a_claim_is_about(other):
 
 def test_each_dataset_has_its_row():
     claim = CLAIM | {"on": [["synthetic", "full"], ["market1501", "laptop"]]}
-    ledger = judge(runs([0.62, 0.63], [0.6, 0.6]), [claim])
-    assert ledger.dataset.tolist() == ["synthetic", "market1501"] and ledger.verdict.tolist()[1] == "not run"
+    judged = judge(runs([0.62, 0.63], [0.6, 0.6]), [claim])
+    assert judged.dataset.tolist() == ["synthetic", "market1501"] and judged.verdict.tolist()[1] == "not run"
 
 
 def test_two_metrics_of_one_recipe():
@@ -124,20 +82,19 @@ def test_below_not_run():
 
 
 def test_the_ledger_of_the_papers():
-    ledger = judge(runs())
-    assert set(ledger.columns) >= COLUMNS
-    assert set(ledger.verdict) == {"not run"} and len(ledger) >= len(tables.papers()["claim"]) > 0
-    assert not ledger.duplicated(["id", "dataset", "profile"]).any()
+    judged = judge(runs())
+    assert set(judged.columns) >= COLUMNS
+    assert set(judged.verdict) == {"not run"} and len(judged) >= len(ledger.papers()["claim"]) > 0
+    assert not judged.duplicated(["id", "dataset", "profile"]).any()
 
 
 def test_the_papers_file_is_sound():
-    for claim in tables.papers()["claim"]:
+    columns = ledger.results(kept=False).columns
+    for claim in ledger.papers()["claim"]:
         assert {"id", "statement", "source", "metric", "method", "on"} <= set(claim), claim
         assert ("baseline" in claim) != ("below" in claim), claim["id"]
         for metric in ("metric", "method_metric", "baseline_metric"):
-            assert claim.get(metric, "mAP") in tables.SCORES + tables.ALSO + tables.ATTRIBUTES + tables.PAIRS, claim[
-                "id"
-            ]
+            assert claim.get(metric, "mAP") in columns, claim["id"]
         for dataset, profile in claim["on"]:
             assert profile in set(PROFILES) - {"quick"} and isinstance(dataset, str), claim["id"]
 
@@ -146,80 +103,6 @@ def test_show_claims():
     shown = show_claims(judge(runs([0.62, 0.63, 0.61], [0.60, 0.605, 0.595]), [CLAIM, CLAIM | {"method": "none"}]))
     assert shown.paper.tolist() == ["+2.5", "+2.5"] and shown.verdict.tolist() == ["holds", "not run"]
     assert shown.ours.tolist() == ["+2.0 mAP ± 1.2", ""]
-
-
-# ---- rows of runs ---------------------------------------------------------------------------------------------------
-
-
-def test_merge():
-    old = runs([0.1, 0.2], [0.3])
-    merged = merge_runs(old, [row("new", 1, 0.9), row("new", 2, 0.8), row("new", 1, 0.7, changes="epochs=3")])
-    assert len(merged) == 5
-    assert merged[merged.changes == ""].set_index(["recipe", "seed"]).mAP.to_dict() == {
-        ("new", 0): 0.1,
-        ("new", 1): 0.9,
-        ("new", 2): 0.8,
-        ("old", 0): 0.3,
-    }
-    assert merged.seed.tolist() == [0, 1, 2, 1, 0], "in reading order: recipe, changes, seed"
-    pd.testing.assert_frame_equal(merge_runs(merged, []), merged)
-    assert len(merge_runs(runs(), [])) == 0 and len(merge_runs(runs(), [row()])) == 1
-
-
-def test_runs_survive_their_file(tmp_path):
-    path = tmp_path / "results" / "runs.csv"
-    table = merge_runs(runs(), [row(mAP=0.12345), row(seed=1, mAP=np.nan, changes="weights=None, epochs=3")])
-    write_runs(table, path)
-    again = read_runs(path)
-    pd.testing.assert_frame_equal(again, table)
-    write_runs(again, tmp_path / "again.csv")
-    assert (tmp_path / "again.csv").read_bytes() == path.read_bytes()
-
-
-def test_no_runs_yet(tmp_path):
-    empty = read_runs(tmp_path / "runs.csv")
-    assert len(empty) == 0 and set(tables.IDENTIFIES) <= set(empty.columns)
-    write_runs(empty, tmp_path / "runs.csv")
-    assert len(read_runs(tmp_path / "runs.csv")) == 0
-    assert len(judge(empty)) and len(summarise(empty)) == 0
-
-
-def test_summarise():
-    table = summarise(runs([0.62, 0.63, 0.61], [0.60]))
-    assert table.mAP.tolist() == ["62.0 ± 1.0", "60.0"] and table.seeds.tolist() == [3, 1]
-    assert table.seconds.tolist() == [10, 10] and table.recipe.tolist() == ["new", "old"]
-
-
-def test_markdown():
-    assert markdown(pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})) == "| a | b |\n| --- | --- |\n| 1 | x |\n| 2 | y |"
-
-
-def test_markdown_keeps_a_bar_inside_its_cell():
-    """Or it opens another column."""
-    line = markdown(pd.DataFrame({"a": ["x | y"]})).splitlines()[-1]
-    assert line.replace("\\|", "").count("|") == 2
-
-
-# ---- written into a file --------------------------------------------------------------------------------------------
-
-PAGE = "# Title\n<!-- results -->\nold\n<!-- /results -->\nmore, with a name: 王\n"
-
-
-def test_render_between(tmp_path):
-    page = tmp_path / "README.md"
-    page.write_text(PAGE, encoding="utf-8")
-    assert render_between(page, "results", "| a |\n\n")
-    assert page.read_text(encoding="utf-8") == PAGE.replace("old", "| a |")
-    before = page.stat().st_mtime_ns
-    assert not render_between(page, "results", "| a |") and page.stat().st_mtime_ns == before, "nothing to write"
-
-
-def test_render_between_refuses(tmp_path):
-    page = tmp_path / "README.md"
-    page.write_text(PAGE, encoding="utf-8")
-    with pytest.raises(ValueError, match="README.md has no <!-- claims --> ... <!-- /claims -->"):
-        render_between(page, "claims", "text")
-    assert page.read_text(encoding="utf-8") == PAGE
 
 
 # ---- runs with something changed ------------------------------------------------------------------------------------
@@ -263,39 +146,6 @@ def test_nearly_as_good_is_a_claim_too():
     assert verdict(table, CLAIM | {"slack": 3.0}).gain == pytest.approx(-2), "the gain itself is shown as it is"
 
 
-def test_scores_that_older_runs_did_not_keep():
-    """A row of before re-ranking was kept has no such score: it is left out, neither zero nor an error."""
-    table = pd.concat([runs([0.6]), runs([0.0, 0.7]).iloc[1:].assign(rerank_mAP=0.8)], ignore_index=True)
-    assert tables.seed_scores(table, "new", metric="rerank_mAP").tolist() == [80]
-    assert tables.summarise(table)["rerank_mAP"].tolist() == ["80.0"]
-    assert tables.summarise(runs([0.6]))["rerank_mAP"].tolist() == [""]
-    assert not len(tables.seed_scores(runs([0.6]), "new", metric="local_mAP"))
-
-
-# ---- attributes -----------------------------------------------------------------------------------------------------
-
-
-def statement(name, train_share, share, f1):
-    return {"statement": name, "train_share": train_share, "share": share, "f1": f1, "balanced": 0.5, "ap": f1 / 2}
-
-
-def test_attribute_means():
-    lines = [statement("hat", 0.03, 0.02, 0.1), statement("scarf", 0.05, 0.05, 0.3), statement("bag", 0.4, 0.5, 0.8)]
-    lines.append(statement("never seen in training", 0.0, 0.1, 0.0))
-    lines.append(statement("nobody in the test", 0.2, 0.0, float("nan")))
-    means = tables.attribute_means(lines)
-    assert set(means) == set(tables.ATTRIBUTES)
-    assert (
-        means["attribute_f1"] == pytest.approx(0.4)
-        and means["rare_f1"] == pytest.approx(0.2)
-        and means["common_f1"] == 0.8
-    )
-    assert means["rare_ap"] == pytest.approx(0.1) and means["attribute_balanced"] == 0.5
-    only_common = tables.attribute_means(lines[2:])
-    assert np.isnan(only_common["rare_f1"]) and only_common["attribute_f1"] == 0.8
-    assert tables.attribute_means([]) == {}
-
-
 def test_what_focal_loss_does_for_rare_ones_beside_common_ones():
     """A claim whose method and baseline are two scores of one run, each from another run."""
     plain = runs([0.5, 0.5, 0.5]).assign(rare_f1=[0.1, 0.2, 0.15], common_f1=0.6)
@@ -312,28 +162,12 @@ def test_what_focal_loss_does_for_rare_ones_beside_common_ones():
     assert line.gain == pytest.approx(18) and line.verdict == "holds"
 
 
-def test_merged_statements_keep_their_order():
-    old = pd.DataFrame([row(statement=name, f1=0.1) for name in ("hat", "age=old", "bag")])
-    new = [row(statement=name, f1=0.2) for name in ("hat", "age=old", "bag")]
-    merged = merge_runs(old, new + [row("other", statement="hat", f1=0.3)])
-    assert merged.statement.tolist() == ["hat", "age=old", "bag", "hat"] and merged.f1.tolist() == [0.2] * 3 + [0.3]
-
-
-def test_seed_scores():
-    table = pd.concat([runs([0.6, 0.5]), runs([0.4], changes="p=4"), runs([0.9], profile="laptop")], ignore_index=True)
-    assert tables.seed_scores(table, "new").tolist() == [60, 50]
-    assert tables.seed_scores(table, "new", profile="quick").tolist() == [60, 50], "quick is full's first seed"
-    assert tables.seed_scores(table, "new, p=4").tolist() == [40]
-    assert tables.seed_scores(table, "new", metric="rank1").tolist() == [25, 25]
-    assert not len(tables.seed_scores(table, "new", "market1501")) and tables.plus_minus([]) == ""
-
-
 def test_every_claim_names_runs_that_the_batch_makes():
     """A slip of the pen in papers.toml would read "not run" for ever."""
     made = set(RECIPES)
     for name, changes in (*VARIATIONS, *ACROSS, *ON_WINTER):
-        made.add(tables.run_name(name, ", ".join(f"{k}={v!r}" for k, v in sorted(changes.items()))))
-    for claim in tables.papers()["claim"]:
+        made.add(ledger.run_name(name, ", ".join(f"{k}={v!r}" for k, v in sorted(changes.items()))))
+    for claim in ledger.papers()["claim"]:
         named = {claim[who] for who in ("method", "baseline", "method_from", "baseline_from") if who in claim}
         assert named <= made, claim["id"]
 
@@ -343,14 +177,14 @@ def test_a_claim_may_take_a_run_from_another_dataset():
     here = runs_like([("a", 0, 0.4), ("a", 1, 0.5)], dataset="here")
     claim = {"id": "x", "statement": "", "source": "", "metric": "mAP", "method": "a", "baseline": "a"}
     claim |= {"baseline_on": "there", "better": "lower", "on": [["here", "full"]]}
-    (row,) = tables.judge(pd.concat([runs, here]), [claim]).itertuples()
+    (row,) = ledger.judge(pd.concat([runs, here]), [claim]).itertuples()
     assert row.gain == pytest.approx(-10) and row.seeds == 2 and row.verdict == "holds"
 
 
 def test_what_learns_nothing_is_one_run_for_all_seeds():
     runs = runs_like([("lomo", 0, 0.1), ("a", 0, 0.4), ("a", 1, 0.5)], "here")
     claim = {"id": "x", "statement": "", "source": "", "metric": "mAP", "method": "a", "baseline": "lomo"}
-    (row,) = tables.judge(runs, [claim | {"on": [["here", "full"]]}]).itertuples()
+    (row,) = ledger.judge(runs, [claim | {"on": [["here", "full"]]}]).itertuples()
     assert row.gain == pytest.approx(35) and row.seeds == 2
 
 
@@ -392,18 +226,37 @@ def test_a_claim_is_judged_wherever_its_runs_were_made_with_the_papers_settings(
         for name, value in made[:2]
         for seed in (0, 1)
     ]
-    ledger = judge(pd.DataFrame(rows), [claim])
-    assert ledger.profile.tolist() == ["full", "paper"] and ledger.seeds.tolist() == [0, 2]
-    assert ledger.dataset.tolist() == ["synthetic", "market1501"]
-    assert ledger.gain[1] == pytest.approx(10) and ledger.verdict.tolist() == ["not run", "holds"]
+    judged = judge(pd.DataFrame(rows), [claim])
+    assert judged.profile.tolist() == ["full", "paper"] and judged.seeds.tolist() == [0, 2]
+    assert judged.dataset.tolist() == ["synthetic", "market1501"]
+    assert judged.gain[1] == pytest.approx(10) and judged.verdict.tolist() == ["not run", "holds"]
 
 
-def test_verdicts_are_counted_by_who_claims_and_where():
-    ledger = pd.DataFrame(
-        {
-            "dataset": ["synthetic", "synthetic_a->synthetic_b", "synthetic->market1501", "msmt17", "synthetic"],
-            "source": ["a paper"] * 4 + ["reidnb's own claim"],
-            "verdict": ["holds", "within noise", "holds", "does not hold", "holds"],
-        }
-    )
-    assert count_verdicts(ledger).to_numpy().tolist() == [[1, 0, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0]]
+@pytest.mark.parametrize(
+    "claims, error, says",
+    [
+        (5, TypeError, "not iterable"),
+        ([5], TypeError, r"a claim is a dict, as papers\(\)\['claim'\] has them; got 5"),
+        ("claim", TypeError, "a claim is a dict"),
+        ([{}], ValueError, "claim None lacks id, statement, source, metric, method, on"),
+        ([{k: v for k, v in CLAIM.items() if k != "on"}], ValueError, "claim 'helps' lacks on"),
+        ([CLAIM | {"basline": "x"}], ValueError, r"says 'basline' \(did you mean 'baseline'\?\), which no claim does"),
+        ([CLAIM | {"below": 50.0}], ValueError, "claim 'helps' needs a baseline, or a bound to be below; one of the"),
+        ([{k: v for k, v in CLAIM.items() if k != "baseline"}], ValueError, "needs a baseline, or a bound"),
+        ([BELOW | {"below": "50"}], ValueError, "below must be a number, in points; got '50'"),
+        ([CLAIM | {"slack": None}], ValueError, "slack must be a number, in points; got None"),
+        ([CLAIM | {"better": "higher"}], ValueError, "better is 'lower' or is not said; got 'higher'"),
+        ([CLAIM | {"on": "synthetic"}], ValueError, r"on must be a list of \(dataset, profile\); got 'synthetic'"),
+        ([CLAIM | {"on": ["synthetic"]}], ValueError, r"on must be a list of \(dataset, profile\)"),
+    ],
+)
+def test_a_claim_that_cannot_be_judged(claims, error, says):
+    with pytest.raises(error, match=says):
+        judge(runs([0.5], [0.4]), claims)
+
+
+def test_every_claim_of_the_papers_can_be_judged():
+    """By the same checks, which `judge` makes of claims that it is given."""
+    claims = ledger.papers()["claim"]
+    pd.testing.assert_frame_equal(judge(runs(), claims), judge(runs()))
+    assert judge(runs([0.5], [0.4]), []).empty

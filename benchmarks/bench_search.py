@@ -46,7 +46,7 @@ def exact(count, width):
         import faiss
         import torch
 
-        from reidnb.search import nearest
+        from reidnb.evaluation.search import nearest
 
         faiss.omp_set_num_threads(torch.get_num_threads())
         queries, gallery = people(count, width)
@@ -68,7 +68,7 @@ def graph(count, width):
         import faiss
         import torch
 
-        from reidnb.search import build_graph, nearest
+        from reidnb.evaluation.search import build_graph, nearest
 
         faiss.omp_set_num_threads(torch.get_num_threads())
         queries, gallery = people(count, width)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as of
 
-from reidnb.search import build_graph, graph_bytes, nearest
+from reidnb.evaluation.search import build_graph, graph_bytes, nearest
 
 
 def people(count, seed=0, width=16):

@@ -7,21 +7,18 @@ The protocol is Market-1501's (Zheng et al., 2015).  For each query the gallery 
 * gallery images with pid 0 ("distractors") stay and always count as wrong,
 * queries without any match left are left out of every mean.
 
-This folder depends on nothing else of reidnb: numpy, torch, scipy and scikit-learn are enough to use it elsewhere.
+Exact and approximate search in galleries that outgrow a matrix stands beside it, in `reidnb.evaluation.search`, which
+needs faiss. This folder depends on nothing else of reidnb: numpy, torch, scipy and scikit-learn are enough to use it
+elsewhere.
 """
 
 from reidnb.evaluation.attributes import AttributeScores, attribute_scores, decide
-from reidnb.evaluation.cameras import evaluate_cameras, seen_by
+from reidnb.evaluation.cameras import evaluate_cameras, valid_gallery
 from reidnb.evaluation.distances import euclidean_distances
+from reidnb.evaluation.queries import multi_query_features
 from reidnb.evaluation.reranking import rerank
-from reidnb.evaluation.scores import (
-    PairScores,
-    Scores,
-    evaluate,
-    evaluate_features,
-    multi_query_features,
-    verify_features,
-)
+from reidnb.evaluation.scores import Scores, evaluate, evaluate_features
+from reidnb.evaluation.verification import PairScores, verify_features
 
 __all__ = [
     "AttributeScores",
@@ -35,6 +32,6 @@ __all__ = [
     "evaluate_features",
     "multi_query_features",
     "rerank",
-    "seen_by",
+    "valid_gallery",
     "verify_features",
 ]

@@ -1,10 +1,11 @@
 """How well are attributes recognised? Accuracy is not enough: "nobody wears a hat" is right 97 times in 100."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["AttributeScores", "attribute_scores", "decide"]
+from reidnb.evaluation.inputs import matrix
 
 
 @dataclass(frozen=True)
@@ -24,28 +25,34 @@ class AttributeScores:
     ap: np.ndarray
 
 
-def decide(logits, groups):
+def decide(logits, groups: Sequence[slice]) -> np.ndarray:
     """Logits (N, K) -> bool (N, K): yes where a statement that stands alone is more likely true than not, and for the
-    likeliest of a group of several."""
-    logits = np.asarray(logits)
+    likeliest of a group of several. ValueError for logits that are not finite and groups outside 0..K."""
+    logits = _logits(logits)
     said = logits > 0
-    for group in groups:
-        if group.stop - group.start > 1:
-            best = logits[:, group].argmax(1)
-            said[:, group] = np.arange(group.stop - group.start) == best[:, None]
+    for start, stop in _bounds(groups, logits.shape[1]):
+        if stop - start > 1:
+            best = logits[:, start:stop].argmax(1)
+            said[:, start:stop] = np.arange(stop - start) == best[:, None]
     return said
 
 
-def attribute_scores(logits, answers, groups):
-    """logits (N, K), answers (N, K): 1, 0 or NaN, groups: slices of K (attributes.Questions) -> AttributeScores.
+def attribute_scores(logits, answers, groups: Sequence[slice]) -> AttributeScores:
+    """logits (N, K), answers (N, K): 1 (yes), 0 (no), NaN or -1 (unknown), groups: slices of K -> AttributeScores.
 
-    Unknown answers (NaN) are left out, statement by statement.
+    Unknown answers are left out, statement by statement. Raises ValueError for any other answer: labels of 1 and 2, as
+    Market-1501's attribute file has them, would be read the wrong way round.
     """
-    logits, answers = np.asarray(logits, float), np.asarray(answers, float)
+    logits, answers = _logits(logits), matrix(answers, "answers", "(images, statements)").astype(float)
     if logits.shape != answers.shape:
         raise ValueError(f"an answer for each logit is wanted; got {answers.shape} answers for {logits.shape} logits")
-    said, known = decide(logits, groups), ~np.isnan(answers)
-    true, untrue = answers == 1, answers == 0
+    true, untrue, unknown = answers == 1, answers == 0, np.isnan(answers) | (answers == -1)
+    if not (true | untrue | unknown).all():
+        raise ValueError(
+            f"answers must be 1 (yes), 0 (no), NaN or -1 (unknown), got {answers[~(true | untrue | unknown)][0]:g}: "
+            "labels of 1 (no) and 2 (yes), as Market-1501's attributes have them, want 1 taken off first"
+        )
+    said, known = decide(logits, groups), ~unknown
     n, positives, negatives = known.sum(0), true.sum(0), untrue.sum(0)
     hits, rejections = (said & true).sum(0), (~said & untrue).sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -56,6 +63,24 @@ def attribute_scores(logits, answers, groups):
             f1=np.where(positives, 2 * hits / (positives + (said & known).sum(0)), np.nan),
             ap=np.array([_ap(*column) for column in zip(logits.T, true.T, untrue.T)]),
         )
+
+
+def _logits(values):
+    logits = matrix(values, "logits", "(images, statements)")
+    if not np.isfinite(logits).all():
+        raise ValueError("logits hold NaN or infinity: the model behind them is broken")
+    return logits.astype(float)  # keeps the order of whatever was given
+
+
+def _bounds(groups, statements):
+    """(start, stop) of each group; a slice that reaches beyond the statements would be cut short without a word."""
+    if groups is None or isinstance(groups, slice):
+        raise ValueError(f"groups must be a sequence of slices, got {groups!r}")
+    for group in groups:
+        start, stop = (group.start or 0, group.stop) if isinstance(group, slice) else (None, None)
+        if start not in range(statements) or stop not in range(start + 1, statements + 1):
+            raise ValueError(f"each group must be a slice of 0..{statements}, got {group!r}")
+        yield start, stop
 
 
 def _ap(logits, true, untrue):

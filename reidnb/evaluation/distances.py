@@ -1,74 +1,149 @@
-"""Euclidean distances between two sets of features, fast and exact also between near-duplicates."""
+"""Euclidean distances between two sets of features, fast and exact also between near-duplicates.
 
-import numpy as np
+The product form |x|^2 + |y|^2 - 2 x.y is fast and loses digits in three places, each of which is looked after.
+Near-duplicates cancel: entries below a thousandth of |x|^2 + |y|^2 are computed once more from x - y. Squares may leave
+float32's range (features of 1e-30 or 1e30): float64 does the work then, on features divided by a power of two where
+need be. And features that are whole numbers (codes) have *equal* distances, which no rounding may tell apart: squares
+are exact in float32 up to 2^24, beyond it float64 takes over.
+"""
+
+import math
+from dataclasses import dataclass
+
 import torch
 
-__all__ = ["euclidean_distances"]
+from reidnb.evaluation.inputs import feature_pair, require_finite
+
+PART = 2048  # columns of a product at once, since it keeps a copy of y in an order of its own
+TILE = 16  # matrix products like rows, and numbers of columns, that are multiples of it
 
 
 def euclidean_distances(x, y):
-    """Euclidean distances between the rows of x (Q, D) and y (G, D) -> (Q, G), float32 (float64 from float64).
+    """Euclidean distances between the rows of x (Q, D) and y (G, D) -> (Q, G).
 
-    numpy in, numpy out; torch in, torch out, on x's device.  The product form |x|^2 + |y|^2 - 2 x.y is fast but loses
-    the small distances between near-duplicates to rounding, so entries below a thousandth of |x|^2 + |y|^2 are
-    computed once more from x - y.  The rows of the result start at multiples of 16 values, which matrix products
-    like; copy it if you need it packed.
+    float32, or float64 where x or y is float64 or whole numbers. A tensor on x's device when x is one, else an array.
+    Equal rows lie at 0, and features that are whole numbers have exact squares, so that equal distances are equal.
+    The rows of the result start at multiples of 16 values, which matrix products like; copy it if you need it packed.
+    Raises ValueError for what is no matrix of numbers, for NaN and infinity, and for widths that differ.
     """
-    given_numpy = isinstance(x, np.ndarray)
-    x, y = _pair(x, y, "x", "y")
-    squares = _squared_lengths(y)
-    out = _padded(len(x), len(y), x)
-    for start in range(0, len(x), 256):  # in blocks: what a block allocates besides `out` stays in the cache
-        _squared_distances(x[start : start + 256], y, squares, out[start : start + 256]).sqrt_()
-    return out.numpy() if given_numpy else out
+    pair = compare(x, y, "x", "y")
+    out = padded(len(pair.x), len(pair.y), pair.x, pair.dtype)
+    for rows in blocks(len(pair.x), 256):  # what a block allocates besides `out` stays in the cache
+        if pair.x.dtype == out.dtype:
+            pair.squared(rows, out[rows]).sqrt_().mul_(pair.unit)
+        else:
+            out[rows] = pair.squared(rows).sqrt_().mul_(pair.unit)
+    return out if isinstance(x, torch.Tensor) else out.numpy()
 
 
-def _squared_distances(x, y, squares_y, out):
+@dataclass(frozen=True)
+class FeaturePair:
+    """Two sets of features made comparable, and the squared lengths of their rows."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+    squares_x: torch.Tensor
+    squares_y: torch.Tensor
+    unit: float  # the given features lie `unit` times as far apart as these: a power of two
+    dtype: torch.dtype  # of distances between the given features
+
+    def squared(self, rows: slice, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Squared distances of some rows of x to all of y, into `out` when it is given."""
+        x = self.x[rows]
+        out = padded(len(x), len(self.y), x) if out is None else out
+        return squared_distances(x, self.y, self.squares_x[rows], self.squares_y, out)
+
+
+def compare(x, y, name_x: str, name_y: str) -> FeaturePair:
+    """Features (Q, D) and (G, D), anything that holds numbers -> FeaturePair, in float32 where that is exact enough."""
+    x, y = feature_pair(x, y, name_x, name_y)
+    dtype, squares, unit = x.dtype, (squared_lengths(x), squared_lengths(y)), 1.0
+    if not _all_fit(x, y, squares):
+        require_finite(x, name_x)
+        require_finite(y, name_y)
+        x, y = x.double(), y.double()
+        squares = squared_lengths(x), squared_lengths(y)
+        if not _all_fit(x, y, squares):
+            unit = 2.0 ** math.frexp(max(float(v.abs().max()) for v in (x, y) if v.numel()))[1]
+            x, y = x / unit, y / unit
+            squares = squared_lengths(x), squared_lengths(y)
+    return FeaturePair(x, y, *squares, unit, dtype)
+
+
+def _all_fit(x, y, squares):
+    """Does the product form of these features stay in their type's range, and exact where they are whole numbers?"""
+    lowest, highest, exact = (2.0**-60, 2.0**100, 2.0**24) if x.dtype == torch.float32 else (2.0**-500, 2.0**900, None)
+    largest = 0.0
+    for values, lengths in zip((x, y), squares):
+        if not values.numel():
+            continue
+        if not lengths.max() < highest:  # NaN too
+            return False
+        empty = lengths == 0
+        if lengths.masked_fill(empty, 1).min() < lowest or values[empty].any():  # a square of 1e-30 is 0 in float32
+            return False
+        largest = max(largest, float(lengths.max()))
+    # |x|^2 + |y|^2 - 2 x.y passes through sums of at most four times the largest square.
+    return exact is None or 4 * largest <= exact or not (_is_whole(x) and _is_whole(y))
+
+
+def _is_whole(values):
+    """Are these whole numbers? One row tells what most features are not."""
+    return all(bool((part == part.round()).all()) for part in (values[:1], values))
+
+
+def squared_distances(x, y, squares_x, squares_y, out):
     """Squared distances of a block of rows x to all of y, into `out`; near-duplicates recomputed from differences."""
-    squares_x = _squared_lengths(x)
-    for start in range(0, len(y), 2048):  # in parts, since a product keeps a copy of y in an order of its own
-        part = slice(start, start + 2048)
-        torch.mm(x, y[part].T, out=out[:, part]).mul_(-2).add_(squares_y[part]).add_(squares_x[:, None])
+    _products(x, y, out)
+    for columns in blocks(len(y), PART):
+        out[:, columns].mul_(-2).add_(squares_y[columns]).add_(squares_x[:, None])
     if out.numel() and out.amin() < 1e-3 * (squares_x.max() + squares_y.max()):
         _mend_near_duplicates(out, x, y, 1e-3 * (squares_x[:, None] + squares_y))
     return out.clamp_(min=0)
+
+
+def _products(x, y, out):
+    """x y^T into `out`, in whole tiles: at odd edges another kernel may round an equal row of y to another product."""
+    rows, columns = len(x) // TILE * TILE, len(y) // TILE * TILE
+    if rows < len(x):
+        last = padded(TILE, len(y), x)
+        _products(_filled_up(x[rows:]), y, last)
+        out[rows:] = last[: len(x) - rows]
+    for part in blocks(columns if rows else 0, PART):
+        torch.mm(x[:rows], y[part].T, out=out[:rows, part])
+    if rows and columns < len(y):
+        out[:rows, columns:] = (x[:rows] @ _filled_up(y[columns:]).T)[:, : len(y) - columns]
+
+
+def _filled_up(rows):
+    return torch.cat([rows, rows.new_zeros(TILE - len(rows), rows.shape[1])])
 
 
 def _mend_near_duplicates(squared, x, y, limit):
     """Recompute from differences the entries of `squared` below `limit`, where the product form has cancelled."""
     i, j = torch.nonzero(squared < limit, as_tuple=True)
     if len(i) > squared.numel() // 50:  # (nearly) collapsed features: twice the digits cost less than pair by pair
-        a, b = x.double(), y.double()
-        exact = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * a @ b.T
-        exact[exact < 1e-10 * limit] = 0  # what is left is rounding: it must not rank images that are equal
+        a, b = x.double() - y[0].double(), y.double() - y[0].double()  # without what all have in common
+        squares = (a * a).sum(1)[:, None] + (b * b).sum(1)
+        exact = squares - 2 * a @ b.T
+        exact[exact < 1e-13 * squares] = 0  # what is left is rounding: it must not rank images that are equal
         squared.copy_(exact)
         return
     for part_i, part_j in zip(i.split(4096), j.split(4096)):
         squared[part_i, part_j] = (x[part_i] - y[part_j]).square().sum(1)
 
 
-def _squared_lengths(x):
-    return torch.linalg.vector_norm(x, dim=1).square()  # (x * x).sum(1) would make a second copy of x
+def squared_lengths(x: torch.Tensor) -> torch.Tensor:
+    """|x|^2 of each row -> (N,). A length squared again would round the squares of whole numbers."""
+    return torch.cat([(part * part).sum(1) for part in x.split(256)]) if len(x) else x.new_empty(0)
 
 
-def _padded(rows, columns, like):
+def padded(rows: int, columns: int, like: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
     """An empty (rows, columns) tensor, its rows starting at multiples of 16: MKL loses a third of its speed else."""
-    width = max(16, (columns + 15) // 16 * 16)
-    return torch.empty(rows, width, dtype=like.dtype, device=like.device)[:, :columns]
+    width = max(TILE, -(-columns // TILE) * TILE)
+    return torch.empty(rows, width, dtype=dtype or like.dtype, device=like.device)[:, :columns]
 
 
-def _pair(x, y, name_x, name_y):
-    """Two float tensors (N, D) and (M, D), detached, float64 when either is and else float32; no copy without need."""
-    tensors = []
-    for values, name in ((x, name_x), (y, name_y)):
-        values = values.detach() if isinstance(values, torch.Tensor) else torch.as_tensor(np.asarray(values))
-        if values.ndim != 2:
-            raise ValueError(f"{name} must be a matrix (images, values), got shape {tuple(values.shape)}")
-        tensors.append(values)
-    if tensors[0].shape[1] != tensors[1].shape[1]:
-        raise ValueError(
-            f"{name_x} has {tensors[0].shape[1]} values a row and {name_y} has {tensors[1].shape[1]}: both must come "
-            "from the same model"
-        )
-    double = torch.float64 in (tensors[0].dtype, tensors[1].dtype)
-    return [t.double() if double else t.float() for t in tensors]
+def blocks(count: int, size: int) -> list[slice]:
+    """Slices of at most `size` that cover 0..count."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]

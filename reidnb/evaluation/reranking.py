@@ -5,17 +5,16 @@ paper and its authors' Python release differ, the release counts: published numb
 """
 
 import math
+import numbers
 
 import numpy as np
 import torch
-from scipy import sparse
 
-from reidnb.evaluation.distances import _padded, _pair, _squared_distances, _squared_lengths
-
-__all__ = ["rerank"]
+from reidnb.evaluation.distances import padded, squared_distances, squared_lengths
+from reidnb.evaluation.inputs import feature_pair, require_finite, whole
 
 
-def rerank(query_features, gallery_features, k1=20, k2=6, lambda_value=0.3, block=256):
+def rerank(query_features, gallery_features, k1: int = 20, k2: int = 6, lambda_value: float = 0.3, block: int = 256):
     """Distances of query (Q, D) to gallery (G, D) after k-reciprocal re-ranking -> (Q, G), float32, in [0, 1].
 
     All Q + G images take part.  Each is described by its k-reciprocal neighbours: those of its `k1` nearest
@@ -32,7 +31,11 @@ def rerank(query_features, gallery_features, k1=20, k2=6, lambda_value=0.3, bloc
     numpy in, numpy out; torch in, torch out, on its device: distances are taken there, `block` images at a
     time, in float32, the rest runs on the CPU.  Raises ValueError on features or settings that cannot be meant.
     """
-    _check(k1, k2, lambda_value, block)
+    k1, k2, block = (
+        whole(v, name, "a whole number of images") for v, name in ((k1, "k1"), (k2, "k2"), (block, "block"))
+    )
+    if isinstance(lambda_value, bool) or not isinstance(lambda_value, numbers.Real) or not 0 <= lambda_value <= 1:
+        raise ValueError(f"lambda_value, the original distance's share, must lie in [0, 1], got {lambda_value!r}")
     features, queries = _joined(query_features, gallery_features)
     images, squared, farthest, original = _neighbours(features, queries, max(k1 + 1, k2), block)
     weights = _weights(features, images[:, : k1 + 1], squared[:, : k1 + 1], farthest, k1)
@@ -46,26 +49,16 @@ def rerank(query_features, gallery_features, k1=20, k2=6, lambda_value=0.3, bloc
     return final
 
 
-def _check(k1, k2, lambda_value, block):
-    for name, value in (("k1", k1), ("k2", k2), ("block", block)):
-        if not isinstance(value, (int, np.integer)) or value < 1:
-            raise ValueError(f"{name} must be a whole number of images from 1 on, got {value!r}")
-    if not 0 <= lambda_value <= 1:
-        raise ValueError(
-            f"lambda_value, the original distance's share, must lie in [0, 1], got {lambda_value!r}"
-        )
-
-
 def _joined(query_features, gallery_features):
     """Queries, then gallery, in one float32 matrix of values below 2: squares neither overflow nor vanish."""
-    x, y = _pair(query_features, gallery_features, "query_features", "gallery_features")
+    x, y = feature_pair(query_features, gallery_features, "query_features", "gallery_features")
     if not x.numel() or not y.numel():
         raise ValueError(f"nothing to rank: query_features {tuple(x.shape)}, gallery_features {tuple(y.shape)}")
     largest = 0.0
     for values, name in ((x, "query_features"), (y, "gallery_features")):
         size = torch.stack(values.aminmax()).abs().max().item()
         if not math.isfinite(size):
-            raise ValueError(f"{name} hold NaN or infinity: the model behind them is broken")
+            require_finite(values, name)
         largest = max(largest, size)
     # A power of two rounds nothing, so equal distances stay equal.
     return torch.cat([x, y]).div_(2.0 ** (math.frexp(largest)[1] - 1)).float(), len(x)
@@ -82,14 +75,15 @@ def _neighbours(features, queries, keep, block):
     being symmetric, its columns, so each image meets the others in their order.
     """
     n = len(features)
-    squares, buffer = _squared_lengths(features), _padded(min(block, n), n, features)
+    squares, buffer = squared_lengths(features), padded(min(block, n), n, features)
     images, squared = np.zeros((n, min(keep, n)), np.int32), np.full((n, min(keep, n)), np.inf, np.float32)
     farthest, original = np.zeros(n, np.float32), np.empty((queries, n - queries), np.float32)
     for start in range(0, n, block):
         x = features[start : start + block]
         end, strip = start + len(x), buffer[: len(x), : n - start]
-        _squared_distances(x, x, squares[start:end], strip[:, : len(x)])  # alone: it always has zeros to mend
-        _squared_distances(x, features[end:], squares[end:], strip[:, len(x) :])
+        own = squares[start:end]
+        squared_distances(x, x, own, own, strip[:, : len(x)])  # alone: it always has zeros to mend
+        squared_distances(x, features[end:], own, squares[end:], strip[:, len(x) :])
         strip.diagonal().fill_(-1)  # nearer than any duplicate
         distances = strip.cpu().numpy()
         if start < queries:
@@ -130,6 +124,8 @@ def _weights(features, images, squared, farthest, k1):
     A neighbour's own set of k1/2 joins when *more* than two thirds of it are in the image's set: the release's
     rule, the paper's is "at least".  All overlaps are one sparse product, the union is another.
     """
+    from scipy import sparse  # half a second to import
+
     near, half = _reciprocal(images), _reciprocal(images[:, : round(k1 / 2) + 1])
     overlap = near.multiply(near @ half.T).tocsr()
     overlap.data = (3 * overlap.data > 2 * half.sum(1)[overlap.indices]).astype(np.float32)
@@ -145,6 +141,8 @@ def _weights(features, images, squared, farthest, k1):
 
 def _sparse(images, values=None):
     """Image numbers (N, k) and a value for each, or ones -> a sparse (N, N) matrix."""
+    from scipy import sparse
+
     n, k = images.shape
     values = np.ones(images.shape) if values is None else values
     places = images.ravel(), np.arange(0, n * k + 1, k)
@@ -162,7 +160,7 @@ def _between(features, i, j):
     i, j = (torch.from_numpy(index.astype(np.int64)).to(features.device) for index in (i, j))
     out = features.new_empty(len(i))
     for a, b, part in zip(i.split(128), j.split(128), out.split(128)):
-        part.copy_(_squared_lengths(features[a] - features[b]))
+        part.copy_(squared_lengths(features[a] - features[b]))
     return out.cpu().numpy()
 
 

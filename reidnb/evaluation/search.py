@@ -8,19 +8,20 @@ The distance is Euclidean, as everywhere in reidnb: between features of unit len
 here knows of people or cameras: ask for more than you need, and drop what a protocol ignores.
 """
 
-import operator
-
-import faiss
 import numpy as np
-import torch
 
-__all__ = ["build_graph", "graph_bytes", "nearest"]
+from reidnb.evaluation.inputs import matrix, whole
+
+try:
+    import faiss
+except ImportError as error:
+    raise ImportError("reidnb.evaluation.search needs faiss, an extra: pip install 'reidnb[search]'") from error
 
 GIB = 2**30
 SPARE = 6  # faiss compares by |x|^2 + |y|^2 - 2 x.y, which rounds: so many more than k are looked at closely
 
 
-def nearest(queries, gallery, k=10, memory=GIB, effort=64):
+def nearest(queries, gallery, k: int = 10, memory: int = GIB, effort: int = 64) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest of the gallery for each query, nearest first -> rows int64 (Q, k), distances float32 (Q, k).
 
     queries (Q, D); gallery (G, D), or a graph of it. Against an array the search is exact, near-duplicates included;
@@ -30,11 +31,11 @@ def nearest(queries, gallery, k=10, memory=GIB, effort=64):
     Yashunin, 2018: ef); a place it cannot fill is row -1 at distance infinity. Raises ValueError for shapes that do
     not fit, values that are not finite, and k outside 1..G.
     """
-    queries, k = _matrix(queries, "queries"), operator.index(k)
+    queries, effort = _matrix(queries, "queries"), whole(effort, "effort")
     if isinstance(gallery, faiss.Index):
-        return _walk(queries, gallery, k, operator.index(effort))
+        return _walk(queries, gallery, k, effort)
     gallery = _matrix(gallery, "gallery")
-    _check(queries, gallery.shape[1], len(gallery), k)
+    k = _check(queries, gallery.shape[1], len(gallery), k)
     queries, best = _values(queries, "queries"), None
     for start, block in _blocks(gallery, memory):
         rows, distances = _search(queries, block, min(k, len(block)))
@@ -44,16 +45,15 @@ def nearest(queries, gallery, k=10, memory=GIB, effort=64):
     return tuple(best)
 
 
-def build_graph(gallery, links=32, effort=40, memory=GIB):
+def build_graph(gallery, links: int = 32, effort: int = 40, memory: int = GIB) -> "faiss.IndexHNSWFlat":
     """A graph over the gallery (G, D) for `nearest` -> faiss.IndexHNSWFlat, to be kept with `faiss.write_index`.
 
     Hierarchical navigable small worlds (Malkov and Yashunin, 2018): every row is linked to `links` near ones, in a
     thinning ladder of layers, and a search walks towards the query. It holds a float32 copy of the gallery: raises
     ValueError, before any work, where `graph_bytes` exceeds `memory`.
     """
-    gallery, links, effort = _matrix(gallery, "gallery"), operator.index(links), operator.index(effort)
-    if links < 2 or effort < 1:
-        raise ValueError(f"a graph needs 2 links a row and an effort of 1 at least, got links={links}, effort={effort}")
+    gallery, effort = _matrix(gallery, "gallery"), whole(effort, "effort")
+    links = whole(links, "links", "a number of links a row", least=2)
     count, width = gallery.shape
     needed = graph_bytes(count, width, links)
     if needed > memory:
@@ -68,7 +68,7 @@ def build_graph(gallery, links=32, effort=40, memory=GIB):
     return graph
 
 
-def graph_bytes(count, width, links=32):
+def graph_bytes(count: int, width: int, links: int = 32) -> int:
     """About what a graph over `count` rows of `width` values takes, in bytes: the values and the links."""
     return count * (4 * width + 4 * 2 * links + 32)
 
@@ -125,7 +125,7 @@ def _distances(queries, block, rows):
 def _walk(queries, graph, k, effort):
     if not isinstance(graph, faiss.IndexHNSW) or graph.metric_type != faiss.METRIC_L2:
         raise ValueError(f"a graph must be an IndexHNSW of Euclidean distances, got {type(graph).__name__}")
-    _check(queries, graph.d, graph.ntotal, k)
+    k = _check(queries, graph.d, graph.ntotal, k)
     settings = faiss.SearchParametersHNSW(efSearch=max(effort, k))
     squared, rows = graph.search(_values(queries, "queries"), k, params=settings)
     return rows, np.where(rows < 0, np.float32(np.inf), np.sqrt(squared.clip(0)))
@@ -135,23 +135,22 @@ def _walk(queries, graph, k, effort):
 
 
 def _matrix(values, name):
-    """An array (N, D) of anything that numbers can be read from; nothing is copied without need."""
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
-        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
-    values = np.asanyarray(values)
+    """An array (N, D) of anything that numbers can be read from; nothing is copied without need, a file is not read."""
+    values = values if isinstance(values, np.memmap) else matrix(values, name, "(images, values)")
     if values.ndim != 2 or not values.shape[1]:
         raise ValueError(f"{name} must be a matrix (images, values), got shape {values.shape}")
     return values
 
 
 def _check(queries, width, count, k):
+    """k, when it and the sizes are possible."""
     if queries.shape[1] != width:
         raise ValueError(
             f"queries have {queries.shape[1]} values a row and the gallery {width}: both must come from the same model"
         )
-    if not 1 <= k <= count:
-        raise ValueError(f"k must lie in 1..{count}, the size of the gallery; got {k}")
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= count:
+        raise ValueError(f"k must lie in 1..{count}, the size of the gallery; got {k!r}")
+    return int(k)
 
 
 def _values(block, name, start=0):

@@ -8,9 +8,9 @@ from torch import nn
 
 from reidnb import failures, plots
 from reidnb.datasets import Split, open_dataset
-from reidnb.datasets.drawn import WORLDS, make_world
+from reidnb.datasets.builtin import WORLDS, make_world
 from reidnb.evaluation import euclidean_distances, evaluate
-from reidnb.models import Output
+from reidnb.network import Output
 from reidnb.synthetic import ATTRIBUTES, PARTS, draw
 
 WORLD = {"train_identities": 4, "test_identities": 14, "cameras": 3, "distractors": 6, "junk": 4, "lookalikes": 2.0}
@@ -129,7 +129,7 @@ class Corner(nn.Module):
     def forward(self, pixels):
         red = pixels[:, 0, :8, :8].mean((1, 2))
         features = torch.stack([red, torch.ones_like(red)], 1)
-        return Output(features, features, None, None)
+        return Output(features=features, embedding=features)
 
 
 def test_a_map_shows_where_a_model_listens():

@@ -9,8 +9,9 @@ import torch
 from reidnb import pretraining
 from reidnb.datasets import open_dataset
 from reidnb.evaluation import evaluate_features
-from reidnb.models import DRAWN, build_model
-from reidnb.training import embed
+from reidnb.inference import embed
+from reidnb.models import DRAWN
+from reidnb.network import build_model
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +27,7 @@ def untrained_map(world, name, weights):
     torch.manual_seed(0)
     model = build_model(name, weights=weights)
     features = [embed(model, split.images) for split in (world.query, world.gallery)]
-    return evaluate_features(
-        *features, world.query.pids, world.gallery.pids, world.query.camids, world.gallery.camids
-    ).mAP
+    return evaluate_features(*features, *world.ids).mAP
 
 
 each_backbone = pytest.mark.parametrize("name", DRAWN)

@@ -1,4 +1,4 @@
-"""StarGAN: shapes, the gradient penalty by hand, training that resumes, copies that are kept."""
+"""Generators: StarGAN's shapes, the gradient penalty by hand, training that resumes, copies that are kept."""
 
 import json
 import logging
@@ -7,22 +7,26 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
-from reidnb import stargan
-from reidnb.stargan import (
+from reidnb.generators import (
     Discriminator,
     Generator,
     StarGAN,
     all_styles,
-    critic_terms,
-    generator_terms,
     gradient_penalty,
-    painter_of,
+    load_or_train_generator,
     restyle,
+    shipped_painters,
+    stargan,
+    styles,
+    styles_fingerprint,
     train_stargan,
 )
+from reidnb.generators.stargan import critic_terms, generator_terms
+from reidnb.runtime import TrainingDiverged
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (12, 3, 32, 16), np.uint8)
@@ -186,7 +190,7 @@ def test_what_cannot_be_trained_on(images, camids, said):
 
 
 def test_a_loss_that_is_not_finite_is_told():
-    with pytest.raises(FloatingPointError, match="not finite"):
+    with pytest.raises(TrainingDiverged, match="StarGAN: the loss is not finite in step"):
         train_stargan(IMAGES, CAMIDS, replace(PLAN, lr=1e20), device="cpu")
 
 
@@ -224,46 +228,59 @@ class SplitLike(SimpleNamespace):
 
 
 def test_a_painter_is_trained_once_and_kept(elsewhere, monkeypatch):
-    first = painter_of(split(), "tiny", plan=PLAN, device="cpu")
-    monkeypatch.setattr(stargan, "train_stargan", lambda *_, **__: pytest.fail("trained twice"))
-    again = painter_of(split(), "tiny", plan=PLAN, device="cpu")
+    first = load_or_train_generator(split(), "tiny", plan=PLAN, device="cpu")
+    monkeypatch.setattr(styles, "train_stargan", lambda *_, **__: pytest.fail("trained twice"))
+    again = load_or_train_generator(split(), "tiny", plan=PLAN, device="cpu")
     assert same(first.generator, again.generator) and again.history == first.history and again.plan == PLAN
     assert [path.suffix for path in (elsewhere / "styles").glob("*.checkpoint")] == []
     with pytest.raises(pytest.fail.Exception):
-        painter_of(split(), "tiny", {"season": 2.0}, plan=PLAN, device="cpu")
+        load_or_train_generator(split(), "tiny", {"season": 2.0}, plan=PLAN, device="cpu")
 
 
 def test_other_pictures_have_another_painter(elsewhere, monkeypatch):
-    painter_of(split(), "tiny", plan=PLAN, device="cpu")
-    monkeypatch.setattr(stargan, "train_stargan", lambda *_, **__: pytest.fail("trained"))
+    load_or_train_generator(split(), "tiny", plan=PLAN, device="cpu")
+    monkeypatch.setattr(styles, "train_stargan", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(pytest.fail.Exception):
-        painter_of(SplitLike(255 - IMAGES, CAMIDS), "tiny", plan=PLAN, device="cpu")
+        load_or_train_generator(SplitLike(255 - IMAGES, CAMIDS), "tiny", plan=PLAN, device="cpu")
 
 
 def test_the_fingerprint_is_of_the_weights_alone(elsewhere, monkeypatch):
-    painter = painter_of(split(), "tiny", plan=PLAN, device="cpu")
-    monkeypatch.setattr(stargan, "SHIPPED", painter.path.parent)
-    before = stargan.styles_fingerprint()
-    state = stargan.safetensors.torch.load_file(painter.path)
-    stargan.safetensors.torch.save_file(state, painter.path, {"said": "1"})
-    assert stargan.styles_fingerprint() == before
-    stargan.safetensors.torch.save_file({name: 2 * value for name, value in state.items()}, painter.path)
-    assert stargan.styles_fingerprint() != before
+    painter = load_or_train_generator(split(), "tiny", plan=PLAN, device="cpu")
+    monkeypatch.setattr(styles, "SHIPPED", painter.path.parent)
+    before = styles_fingerprint()
+    state = safetensors.torch.load_file(painter.path)
+    safetensors.torch.save_file(state, painter.path, {"said": "1"})
+    assert styles_fingerprint() == before
+    safetensors.torch.save_file({name: 2 * value for name, value in state.items()}, painter.path)
+    assert styles_fingerprint() != before
 
 
 def test_copies_are_painted_once_and_belong_to_their_picture(elsewhere, monkeypatch):
-    painter = painter_of(split(), "tiny", plan=PLAN, device="cpu")
+    painter = load_or_train_generator(split(), "tiny", plan=PLAN, device="cpu")
     styled = all_styles(split(), painter, "cpu")
     assert styled.copies.shape == (12, 3, 3, 32, 16)
     assert (styled.copies[:, 1] == restyle(painter.generator, IMAGES, 1)).all()
-    monkeypatch.setattr(stargan, "restyle", lambda *_, **__: pytest.fail("painted twice"))
+    monkeypatch.setattr(styles, "restyle", lambda *_, **__: pytest.fail("painted twice"))
     assert (all_styles(split(), painter, "cpu").copies == styled.copies).all()
 
 
 def test_what_ships_says_what_it_is():
-    for path in stargan.SHIPPED.glob("*.safetensors"):
-        about = stargan._about(path)
-        assert set(about["what"]) == {"dataset", "options", "size", "seed", "plan"}, path.name
-        painter = stargan._load(path)
-        assert painter.history[-1]["step"] == painter.plan.steps and path.stat().st_size < 700_000
+    painters = shipped_painters()
+    assert [(painter.dataset, painter.plan.reconstruction) for painter in painters] == sorted(styles.PAINTED)
+    for painter in painters:
+        assert painter.history[-1]["step"] == painter.plan.steps and painter.path.stat().st_size < 700_000
+        with safetensors.safe_open(painter.path, "pt") as file:
+            about = {name: json.loads(value) for name, value in file.metadata().items()}
+        assert set(about["what"]) == {"dataset", "options", "size", "seed", "plan"}, painter.path.name
+        assert about["cameras"] == painter.generator.cameras and not painter.generator.training
         json.dumps(painter.history)
+
+
+def test_what_ships_is_taken_for_its_own_world_alone(elsewhere, monkeypatch):
+    monkeypatch.setattr(styles, "train_stargan", lambda *_, **__: pytest.fail("trained"))
+    winter = SplitLike(np.zeros((12, 3, 64, 32), np.uint8), CAMIDS)
+    found = load_or_train_generator(winter, "synthetic_winter", device="cpu")
+    assert found.path.parent == styles.SHIPPED and found.plan == StarGAN()
+    for other in ({"options": {"season": 2.0}}, {"seed": 1}, {"plan": PLAN}):
+        with pytest.raises(pytest.fail.Exception):
+            load_or_train_generator(winter, "synthetic_winter", device="cpu", **other)

@@ -9,7 +9,19 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from reidnb import batches
-from reidnb.batches import MEAN, STD, Augmentation, make_batch, pk_batches, shuffled_batches, wrong_labels
+from reidnb.batches import (
+    MEAN,
+    STD,
+    Augmentation,
+    Styled,
+    fakes,
+    make_batch,
+    pk_batches,
+    sample_augmentation,
+    shuffled_batches,
+    with_copies,
+    wrong_labels,
+)
 
 EVERYTHING = Augmentation(flip=0.5, pad=0.2, erase=0.6, colour=0.4)
 # A pixel goes through two roundings in float32, at values up to about 5: an error of some 5e-7.
@@ -162,7 +174,7 @@ def slow_picture(image, flip, shift, box, gain, offset):
 
 
 def slow_batch(images, indices, augmentation, seed):
-    draws = batches.draw(len(indices), *images.shape[2:], augmentation, rng(seed))
+    draws = sample_augmentation(len(indices), *images.shape[2:], augmentation, rng(seed))
     each = zip(draws.flip, draws.shift, draws.boxes, draws.gain, draws.offset, strict=True)
     return np.stack([slow_picture(images[i], *one) for i, one in zip(indices, each)])
 
@@ -191,12 +203,12 @@ def test_make_batch_is_the_loop_over_pixels(augmentation, seed):
 
 def on_the_device(images, indices, augmentation, seed):
     """What a GPU would be told to do, done by the CPU."""
-    draws = batches.draw(len(indices), *images.shape[2:], augmentation, rng(seed)) if augmentation else None
+    draws = sample_augmentation(len(indices), *images.shape[2:], augmentation, rng(seed)) if augmentation else None
     return batches._make_on_device(torch.from_numpy(images), torch.as_tensor(indices), draws)
 
 
 def test_the_draws_cover_what_they_promise():
-    draws = batches.draw(4000, 100, 50, EVERYTHING, rng())
+    draws = sample_augmentation(4000, 100, 50, EVERYTHING, rng())
     reach = 20  # a fifth of the height
     assert abs(draws.flip.mean() - 0.5) < 0.05  # six standard errors
     assert draws.shift.min() == -reach and draws.shift.max() == reach, "both ends are reached"
@@ -280,13 +292,88 @@ def test_augmentation_without_a_generator():
         make_batch(pictures(), [0], EVERYTHING)
 
 
-@pytest.mark.parametrize("pad", [0.6, 1.5])
-def test_a_shift_beyond_the_picture(pad):
-    """Refused, or black as on the device; once numpy's broadcasting error."""
-    try:
-        augmentation = Augmentation(pad=pad, erase=0)
-    except ValueError:
-        return  # refused at the door: as good
-    images, indices = pictures(), np.arange(12)
+@pytest.mark.parametrize("field", ["flip", "pad", "erase", "colour", "crop"])
+@pytest.mark.parametrize("given", [-0.1, 1.5, "0.3", None, True, float("nan")])
+def test_augmentation_refuses(field, given):
+    """Once a shift beyond the picture was numpy's broadcasting error."""
+    with pytest.raises(ValueError, match=f"Augmentation: {field} must be a number from 0 to (1|0.5), got {given!r}"):
+        Augmentation(**{field: given})
+
+
+def test_a_shift_of_half_the_picture_is_the_most():
+    with pytest.raises(ValueError, match="pad must be a number from 0 to 0.5, got 0.6"):
+        Augmentation(pad=0.6)
+    augmentation, images, indices = Augmentation(pad=0.5, erase=0), pictures(), np.arange(12)
     expected = slow_batch(images, indices, augmentation, 3)
     np.testing.assert_allclose(make_batch(images, indices, augmentation, rng(3)).numpy(), expected, **ROUNDING)
+
+
+# ---- crops ----------------------------------------------------------------------------------------------------------
+
+
+def test_crops_have_the_papers_area_and_shape():
+    cuts = sample_augmentation(500, 256, 128, Augmentation(crop=0.64), np.random.default_rng(0)).cuts
+    width, height = 128 * cuts[:, 0, 0], 256 * cuts[:, 1, 1]
+    area, aspect = width * height / (256 * 128), height / width
+    assert area.min() > 0.5 and area.max() <= 1 and (width <= 128).all() and (height <= 256).all()
+    assert ((aspect + 1e-4 >= 2) & (aspect <= 3 + 1e-4)).mean() > 0.95  # those that do not fit are clipped
+    assert (np.abs(cuts[:, :, 2]) <= 1 - np.stack([cuts[:, 0, 0], cuts[:, 1, 1]], 1) + 1e-6).all(), "inside"
+
+
+def test_a_cut_shows_what_lies_there():
+    """A ramp from left to right: a cut shows its own part of the ramp."""
+    ramp = np.broadcast_to(np.linspace(0, 248, 32).astype(np.uint8), (6, 3, 64, 32))
+    plain = Augmentation(flip=0, pad=0, erase=0, crop=0.64)
+    batch = make_batch(ramp, np.arange(6), plain, np.random.default_rng(3))
+    cuts = sample_augmentation(6, 64, 32, plain, np.random.default_rng(3)).cuts
+    values = (batch[:, 0, 32] * 0.229 + 0.485) * 255
+    for row, cut in zip(values, cuts):
+        left, right = (cut[0, 2] + side * cut[0, 0] * (31 / 32) for side in (-1, 1))  # centres of the outer pixels
+        wanted = [((at + 1) * 16 - 0.5) * 8 for at in (left, right)]
+        # the ramp's steps are whole levels, and beyond the outermost centres the border repeats
+        assert abs(float(row[0]) - wanted[0]) < 5 and abs(float(row[-1]) - wanted[1]) < 5
+
+
+def test_without_a_crop_nothing_more_is_drawn():
+    rng, other = np.random.default_rng(0), np.random.default_rng(0)
+    sample_augmentation(4, 64, 32, Augmentation(), rng)
+    sample_augmentation(4, 64, 32, Augmentation(crop=0.64), other)
+    assert rng.random() != other.random() and sample_augmentation(4, 64, 32, Augmentation(), rng).cuts is None
+
+
+# ---- pictures in the style of other cameras -------------------------------------------------------------------------
+
+TARGET = Styled(
+    pictures(10, 32, 16), np.arange(10) % 4, np.stack([pictures(10, 32, 16, seed) for seed in range(1, 5)], 1)
+)
+
+
+def test_a_picture_and_its_copies_are_one_class_and_all_others_apart():
+    chosen = np.array([7, 0, 3])
+    pictures, labels = with_copies(TARGET, chosen, 2, np.random.default_rng(1))
+    assert labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2] and pictures.shape == (9, 3, 32, 16)
+    for place, i in enumerate(chosen):
+        own, *copies = pictures[3 * place : 3 * place + 3]
+        assert (own == TARGET.images[i]).all()
+        styles = [[c for c in range(4) if (TARGET.copies[i, c] == copy).all()] for copy in copies]
+        styles = sum(styles, [])
+        assert len(set(styles)) == 2 and TARGET.camids[i] not in styles, "two other cameras, each once"
+
+
+def test_every_other_camera_comes_up():
+    seen = set()
+    for seed in range(40):
+        (copy,) = fakes(TARGET, [5], np.random.default_rng(seed))  # taken by camera 1
+        seen |= {c for c in range(4) if (TARGET.copies[5, c] == copy).all()}
+    assert seen == {0, 2, 3}
+
+
+@pytest.mark.parametrize("copies", [0, 4])
+def test_more_copies_than_other_cameras(copies):
+    with pytest.raises(ValueError, match="between 1 and 3"):
+        with_copies(TARGET, np.arange(3), copies, np.random.default_rng(0))
+
+
+def test_copies_belong_to_as_many_pictures():
+    with pytest.raises(ValueError, match="belong together"):
+        Styled(TARGET.images[:4], TARGET.camids[:4], TARGET.copies)

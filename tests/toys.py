@@ -143,6 +143,6 @@ def kl(q_logits, p_logits):
 def check(output, plan, expected):
     """Distances of length 1 to 5 in float32, whose product form keeps about four digits and a half of them."""
     terms = terms_of(plan, output)
-    assert {name: float(value) for name, value in terms.items()} == pytest.approx(expected, rel=1e-4)
+    assert {name: value.item() for name, value in terms.items()} == pytest.approx(expected, rel=1e-4)
     assert min(expected.values()) > 0.005, "a term that is 0 tells nothing"
     return terms

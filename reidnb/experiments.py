@@ -4,6 +4,7 @@ Ask again and it is loaded; change anything that its numbers depend on (see `rei
 """
 
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass, replace
@@ -22,7 +23,7 @@ from reidnb.methods.parts import Trial, all_parts, bound, facts_of
 from reidnb.models import check_weights
 from reidnb.recipes import PROFILES, Recipe
 from reidnb.recipes import recipe as resolve
-from reidnb.result import Result, key_of_run, load, save
+from reidnb.result import Result, key_of_run, load, save, to_plain
 from reidnb.runtime import choose_device, circumstances
 from reidnb.training import train
 from reidnb.values import did_you_mean, find, flat_names, key_of, places
@@ -47,9 +48,12 @@ def run(
     make it once. Raises ValueError or TypeError for what is unknown before any work.
     """
     check_seed(seed)
+    _check_words(recipe, dataset, profile)
     device, base = choose_device(device), resolve(recipe, profile)
     ours, options = _sorted_out(base, dataset, changes)
     recipe = resolve(recipe, profile, **ours)
+    _check_name(recipe.name)
+    to_plain(recipe)  # what has no key is refused before a world is drawn
     if recipe.learns:
         check_weights(recipe.model, recipe.weights)
     data = _open(dataset, recipe, options)
@@ -210,6 +214,20 @@ def check_parameters(profile: str, dataset: str, seed: int, device: str) -> None
 def check_seed(seed: int) -> None:
     if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or not 0 <= seed < 2**32:
         raise ValueError(f"seed must be an integer from 0 on, below 2**32; got {seed!r}")
+
+
+def _check_words(recipe, dataset, profile):
+    wanted = {"recipe": (recipe, str, Recipe), "dataset": (dataset, str, ReIDDataset), "profile": (profile, str)}
+    for what, (given, *kinds) in wanted.items():
+        if not isinstance(given, tuple(kinds)):
+            said = " or ".join(["a name", *(f"a {kind.__name__}" for kind in kinds[1:])])
+            raise TypeError(f"{what} must be {said}, got {given!r}")
+
+
+def _check_name(name):
+    """A file and a row of a table are called by it."""
+    if not re.fullmatch(r"\w[\w.+-]{0,79}", name):
+        raise ValueError(f"a recipe's name has up to 80 letters, digits and any of _ . + -, as a file's; got {name!r}")
 
 
 def _sorted_out(base, dataset, changes):

@@ -183,9 +183,9 @@ def show_names(args):
 
 
 def check(args):
-    from reidnb.datasets.published import check
+    from reidnb.datasets.published import check_counts
 
-    table = check(args.name, args.root)
+    table = check_counts(args.name, args.root)
     print(table.to_string(index=False))
     if not table.agrees.fillna(True).all():
         sys.exit(f"{args.name}: the counts differ from the published ones; is it whole, and the version they counted?")

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from reidnb import evaluation, inference
-from reidnb.datasets import ReIDDataset, check_name, open_dataset, option_names, relabel
+from reidnb.datasets import ReIDDataset, check_name, check_protocol, open_dataset, option_names, relabel
 from reidnb.files import cache_root, kept
 from reidnb.methods.adaptation import target_of
 from reidnb.methods.parts import Trial, all_parts, bound, facts_of
@@ -286,4 +286,5 @@ def _open(dataset, recipe, options):
     if dataset.train.images.shape[2:] != tuple(recipe.size):
         opened = tuple(dataset.train.images.shape[2:])
         raise ValueError(f"recipe {recipe.name} wants pictures of {recipe.size}, the dataset was opened at {opened}")
+    check_protocol(dataset)  # one that was made by hand is checked here; the others were, as they were opened
     return dataset

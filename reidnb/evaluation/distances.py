@@ -94,29 +94,31 @@ def _is_whole(values):
 
 def squared_distances(x, y, squares_x, squares_y, out):
     """Squared distances of a block of rows x to all of y, into `out`; near-duplicates recomputed from differences."""
-    _products(x, y, out)
-    for columns in blocks(len(y), PART):
-        out[:, columns].mul_(-2).add_(squares_y[columns]).add_(squares_x[:, None])
+    _expanded(x, y, squares_x, squares_y, out)
     if out.numel() and out.amin() < 1e-3 * (squares_x.max() + squares_y.max()):
         _mend_near_duplicates(out, x, y, 1e-3 * (squares_x[:, None] + squares_y))
     return out.clamp_(min=0)
 
 
-def _products(x, y, out):
-    """x y^T into `out`, in whole tiles: at odd edges another kernel may round an equal row of y to another product."""
-    rows, columns = len(x) // TILE * TILE, len(y) // TILE * TILE
-    if rows < len(x):
-        last = padded(TILE, len(y), x)
-        _products(_filled_up(x[rows:]), y, last)
-        out[rows:] = last[: len(x) - rows]
-    for part in blocks(columns if rows else 0, PART):
-        torch.mm(x[:rows], y[part].T, out=out[:rows, part])
-    if rows and columns < len(y):
-        out[:rows, columns:] = (x[:rows] @ _filled_up(y[columns:]).T)[:, : len(y) - columns]
+def _expanded(x, y, squares_x, squares_y, out):
+    """|x|^2 + |y|^2 - 2 x.y into `out`, y in whole tiles: at an odd edge another kernel may round the product of an equal
+    row of y otherwise, and equal distances would differ."""
+    if len(x) < TILE:
+        filled = padded(TILE, len(y), x)
+        _expanded(_filled_up(x), y, _filled_up(squares_x), squares_y, filled)
+        out.copy_(filled[: len(x)])
+        return
+    squares_x, tiled = squares_x[:, None], len(y) // TILE * TILE
+    for columns in blocks(tiled, PART):
+        part = torch.mm(x, y[columns].T, out=out[:, columns])
+        part.mul_(-2).add_(squares_y[columns]).add_(squares_x)  # at once, while it is in the cache
+    if tiled < len(y):
+        part = (x @ _filled_up(y[tiled:]).T)[:, : len(y) - tiled]
+        out[:, tiled:] = part.mul_(-2).add_(squares_y[tiled:]).add_(squares_x)
 
 
 def _filled_up(rows):
-    return torch.cat([rows, rows.new_zeros(TILE - len(rows), rows.shape[1])])
+    return torch.cat([rows, rows.new_zeros(TILE - len(rows), *rows.shape[1:])])
 
 
 def _mend_near_duplicates(squared, x, y, limit):

@@ -154,123 +154,138 @@ class _Distances(torch.autograd.Function):
         gradient = (gradient + gradient.T if ctx.same else gradient) / 2  # the half of tanh(d / 2)
         with torch.autocast(x.device.type, enabled=False):
             for rows, (slopes, near) in zip(_blocks(x), ctx.kept):
-                g = slopes * (gradient[rows, None] if ctx.aligned else gradient[rows])
-                pull, back = _pull(*_paired(x[:, rows], y, ctx.aligned), g, near, to_y is not None)
+                pull = _pull(_flat(x[:, rows], ctx.aligned), y, slopes * gradient[rows], near, to_y)
                 to_x[:, rows] = pull.view_as(x[:, rows])
-                if back is not None:
-                    to_y += back.view_as(y)
         return to_x, to_y, None, None
 
 
 def _blocks(x):
-    return [slice(start, start + ROWS) for start in range(0, x.shape[1], ROWS)]
+    """The images of x, ROWS at most at once, in parts of one size but for 1."""
+    n = x.shape[1]
+    parts = -(-n // ROWS)
+    return [slice(part * n // parts, (part + 1) * n // parts) for part in range(parts)]
 
 
-def _paired(x, y, aligned):
-    """Stripes (H, n, D), (W, M, D) as (B, P, D), (B, Q, D): each with each, or each with those of its height."""
-    return (x.reshape(1, -1, x.shape[2]), y.reshape(1, -1, y.shape[2])) if aligned else (x, y)
+def _flat(x, aligned):
+    """Stripes (H, N, D) as (1, H N, D), each of which meets every height of y, or as they are, which meet their own."""
+    return x.reshape(1, -1, x.shape[2]) if aligned else x
 
 
 def _forward(x, y, same, aligned, kept=None):
     """The distances (N, M); the list `kept` takes what the backward needs of each block."""
-    out = x.new_empty(x.shape[1], y.shape[1])
+    out, squares = x.new_empty(x.shape[1], y.shape[1]), y.square().sum(2)[:, None]
     for rows in _blocks(x) if out.numel() else ():
-        f, g = _paired(x[:, rows], y, aligned)
-        shape = (len(x), -1, len(y), y.shape[1]) if aligned else (len(x), -1, y.shape[1])
-        costs, slopes, near = _squash(f, g, shape, rows.start if same else None, kept is not None)
-        out[rows] = _walk(costs, kept is not None) if aligned else costs.sum(0)
-        if kept is not None:
-            if aligned:
-                _keep_paths(slopes, costs)  # where the walk left its turns
-            if aligned and same:  # an image and itself: the path, and the same path seen from the other
-                own = slopes.diagonal(rows.start, 1, 3)
+        shape = (len(y), len(x), -1, y.shape[1]) if aligned else (len(y), -1, y.shape[1])
+        start = rows.start if same else None
+        costs, slopes, near = _squash(_flat(x[:, rows], aligned), y, squares, shape, start, kept is not None)
+        turns = torch.empty_like(costs, dtype=torch.bool) if aligned and kept is not None else None
+        out[rows] = _walk(costs, turns) if aligned else costs.sum(0)
+        if turns is not None:
+            _keep_paths(slopes, turns)
+            if same:  # an image and itself: the path, and the same path seen from the other
+                own = slopes.diagonal(start, 2, 3)
                 own.copy_((own + own.transpose(0, 1)) / 2)
+        if kept is not None:
             kept.append((slopes, near))
     return out
 
 
-def _squash(x, y, shape, start, differentiable):
-    """Costs tanh(|x - y| / 2) of (B, P, D), (B, Q, D) in this shape, (H, n, W, M) or (H, n, M); 2 / |x - y| times
-    their slopes; and the near-duplicates. Image i of x is image start + i of y, unless start is None."""
-    squares_x, squares_y = x.square().sum(2)[:, :, None], y.square().sum(2)[:, None]
-    squared, near = torch.baddbmm(squares_y, x, y.transpose(1, 2), alpha=-2).add_(squares_x), []
-    cells = squared.view(shape)
-    own = cells[:0]
+def _squash(x, y, squares_y, shape, start, differentiable):
+    """Costs tanh(|x - y| / 2) of x (1 or W, P, D) and y (W, M, D), as planes of pairs: shape is (W, H, n, M), or
+    (H, n, M); 2 / |x - y| times their slopes; and the near-duplicates, as places in (W, P, M).
+
+    Image i of x is image start + i of y, unless start is None.
+    """
+    squares_x, near = x.square().sum(2)[:, :, None], []
+    x = x.expand(len(y), -1, -1)
+    squared = torch.baddbmm(squares_y, x, y.transpose(1, 2), alpha=-2).add_(squares_x)
+    costs = squared.view(shape)
+    own = costs[:0]
     if start is not None:  # a stripe and itself: out of the way, then exactly 0
-        own = cells.diagonal(0, 0, 2).diagonal(start, 0, 1) if cells.ndim == 4 else cells.diagonal(start, 1, 2)
+        own = costs.diagonal(0, 0, 1).diagonal(start, 0, 1) if costs.ndim == 4 else costs.diagonal(start, 1, 2)
     own.fill_(torch.inf)
     smallest = squared.amin()
     if smallest <= NEAR * (squares_x.amax() + squares_y.amax()):  # the product may have cancelled digits
         near = [part.unbind(1) for part in torch.nonzero(squared <= NEAR * (squares_x + squares_y)).split(PAIRS)]
         for b, i, j in near:
             squared[b, i, j] = (x[b, i] - y[b, j]).square().sum(1)
-    roots = cells.sqrt_()
-    slopes = roots.reciprocal() if differentiable else None
-    own.fill_(0)
+    costs.sqrt_()
+    slopes = costs.reciprocal() if differentiable else None
     if smallest < SMALL:
-        costs = roots.div_(2).tanh_()
+        costs.div_(2).tanh_()
     else:
-        costs = torch.add(roots.new_tensor(-1), roots.sigmoid_(), alpha=2, out=roots)
+        torch.add(costs.new_tensor(-1), costs.sigmoid_(), alpha=2, out=costs)
+    own.fill_(0)
     if differentiable:
-        for b, i, j in near:  # at distance 0 the slope is infinite: make it 0
-            flat = slopes.view_as(squared)
-            flat[b, i, j] = flat[b, i, j].nan_to_num(posinf=0)
-        slopes = torch.ops.aten.tanh_backward(slopes, costs)  # times 1 - costs^2
+        if near:  # at distance 0 the slope is infinite: make it 0
+            slopes.masked_fill_(slopes == torch.inf, 0)
+        torch.ops.aten.tanh_backward.grad_input(slopes, costs, grad_input=slopes)  # times 1 - costs^2
     return costs, slopes, near
 
 
-def _diagonal(cells, k):
-    """The cells (i, k - i) of (H, N, W, M), which do not need each other: a view (I, N, M), and the rows i."""
-    (h, n, w, m), (down, image, right, other) = cells.shape, cells.stride()
-    first, last = max(0, k - w + 1), min(h, k + 1)
-    start = cells.storage_offset() + first * down + (k - first) * right
-    return cells.as_strided((last - first, n, m), (down - right, image, other), start), first, last
+def _diagonals(w, h):
+    """The cells (j, k - j) of (W, H), which do not need each other, for each k: first j, last j + 1, and their places
+    in (W * H,)."""
+    for k in range(w + h - 1):
+        first, last = max(0, k - h + 1), min(w, k + 1)
+        yield first, last, slice(k + first * (h - 1), k + (last - 1) * (h - 1) + 1, max(h - 1, 1))
 
 
-def _walk(costs, differentiable):
-    """Eq. 2 for all pairs at once, diagonal by diagonal: (H, N, W, M) -> (N, M).
+def _quick(*planes):
+    """With what planes are walked: on the CPU numpy, in the same memory; it loses less time in a call than torch."""
+    return (np, *(x.numpy() for x in planes)) if planes[0].device.type == "cpu" else (torch, *planes)
 
-    If differentiable, writes over the costs: 1 where the shortest way comes from above, 0 from the left.
+
+def _walk(costs, turns):
+    """Eq. 2 for all pairs at once, diagonal by diagonal: (W, H, N, M) -> (N, M).
+
+    turns, of the costs' shape or None, takes whether the shortest way to a cell comes from the left, stripe j - 1 of
+    y; else it comes from above, stripe i - 1 of x.
     """
-    h, n, w, m = costs.shape
-    sums, after = costs.new_full((2, h + 1, n, m), torch.inf)  # S of one diagonal and the next, row i at i + 1
-    sums[1] = costs[0, :, 0]
-    for k in range(1, h + w - 1):
-        cells, first, last = _diagonal(costs, k)
-        above, left = sums[first:last], sums[first + 1 : last + 1]
-        torch.minimum(above, left, out=after[first + 1 : last + 1]).add_(cells)
-        if differentiable:
-            torch.le(above, left, out=cells)
-        sums, after = after, sums
-    return sums[h]
+    w, h, n, m = costs.shape
+    result = costs.new_full((2, w + 1, n, m), torch.inf)  # S of one diagonal and the next, j at j + 1
+    lib, costs, sums, turns = _quick(costs.flatten(0, 1), result, costs if turns is None else turns.flatten(0, 1))
+    sums[0, 1] = costs[0]
+    for k, (first, last, places) in enumerate(_diagonals(w, h)):
+        before, after = sums[1 - k % 2], sums[k % 2]
+        if k > 0:
+            above, left, here = before[first + 1 : last + 1], before[first:last], after[first + 1 : last + 1]
+            lib.minimum(above, left, out=here)
+            here += costs[places]
+            if turns.dtype != costs.dtype:
+                lib.less(left, above, out=turns[places])
+    return result[k % 2, w]
 
 
 def _keep_paths(slopes, turns):
-    """Of the slopes (H, N, W, M) keep those on each pair's path, walking back from its end; make the others 0."""
-    h, n, w, m = slopes.shape
-    flow = slopes.new_zeros(h + 1, n, m)  # 1 where the path passes, row i at i + 1
-    flow[h] = 1
-    for k in range(h + w - 2, -1, -1):
-        cells, first, last = _diagonal(slopes, k)
-        here = flow[first + 1 : last + 1]
-        cells.mul_(here)
-        if k > 0:
-            up = here * _diagonal(turns, k)[0]
-            here -= up  # what is left comes from the left
-            flow[first:last] += up
+    """Of the slopes (W, H, N, M) keep those on each pair's path, walking back from its end; make the others 0."""
+    w, h, n, m = slopes.shape
+    lib, slopes, turns, flow = _quick(slopes.flatten(0, 1), turns.flatten(0, 1), turns.new_zeros(w + 1, n, m))
+    flow[w] = True  # where the path passes, j at j + 1
+    for first, last, places in reversed(list(_diagonals(w, h))):
+        here, turn = flow[first + 1 : last + 1], turns[places]
+        left = here & turn
+        turn[:] = here
+        here ^= left  # what is left of it comes from above
+        flow[first:last] |= left
+    lib.multiply(slopes, turns, out=slopes)
 
 
-def _pull(x, y, g, near, both):
-    """sum_j g_ij (x_i - y_j) for each x_i, and its opposite over i for each y_j if both are wanted; g is used up."""
-    g = g.view(len(x), x.shape[1], y.shape[1])
-    apart = [g[index] for index in near]  # from differences
-    for index in near:
-        g[index] = 0
-    to_x = torch.baddbmm(g.sum(2)[:, :, None] * x, g, y, alpha=-1)
-    to_y = torch.baddbmm(g.sum(1)[:, :, None] * y, g.transpose(1, 2), x, alpha=-1) if both else None
+def _pull(x, y, g, near, to_y):
+    """sum_j g_ij (x_i - y_j) for each x_i (1 or W, P, D); to_y (W, M, D) or None takes the opposite over i for y_j."""
+    g = g.view(len(y), -1, y.shape[1])
+    apart = [g[places] for places in near]  # from differences
+    for places in near:
+        g[places] = 0
+    to_x = g.sum(2).view(len(x), -1, x.shape[1]).sum(1)[:, :, None] * x
+    for b in range(len(y)):
+        to_x[b % len(x)].addmm_(g[b], y[b], alpha=-1)
+    if to_y is not None:
+        to_y += g.sum(1)[:, :, None] * y
+        to_y.baddbmm_(g.transpose(1, 2), x.expand(len(y), -1, -1), alpha=-1)
     for (b, i, j), weights in zip(near, apart):
-        pull = weights[:, None] * (x[b, i] - y[b, j])
-        to_x.index_put_((b, i), pull, accumulate=True)
-        if both:
+        pull = weights[:, None] * (x[b % len(x), i] - y[b, j])
+        to_x.index_put_((b % len(x), i), pull, accumulate=True)
+        if to_y is not None:
             to_y.index_put_((b, j), -pull, accumulate=True)
-    return to_x, to_y
+    return to_x

@@ -76,7 +76,7 @@ def true_styles(name: str, size: tuple[int, int], options: dict, split: str = "t
     def fill(aside):
         world = make_world(options)
         shots, cameras = world.shots[split], range(len(world.cameras))
-        cache.require_space(aside, len(shots) * len(cameras), world.size)
+        cache.require_room(aside, len(shots) * len(cameras), world.size)
         copies = np.lib.format.open_memmap(aside, "w+", np.uint8, (len(shots), len(cameras), 3, *world.size))
         drawings = (synthetic.draw(world, replace(shot, camid=camera)) for shot in shots for camera in cameras)
         drawings = cache.progress(drawings, len(shots) * len(cameras), f"drawing {name} by every camera")
@@ -108,7 +108,7 @@ def _draw_all(name: str, options: dict, aside: Path) -> None:
 
     world = make_world(options)
     shots = [shot for part in world.shots.values() for shot in part]
-    cache.require_space(aside, len(shots) * 4 // 3, world.size)  # a mask is a third of an image
+    cache.require_room(aside, len(shots) * 4 // 3, world.size)  # a mask is a third of an image
     labels, digests = {}, []
     with contextlib.closing(_records(world, options, shots)) as records:
         drawings = cache.progress(records, len(shots), f"drawing {name}")

@@ -104,7 +104,7 @@ def check_size(size: tuple[int, int]) -> tuple[int, int]:
     raise ValueError(f"size is (height, width) in whole pixels, at least 8 each, such as (128, 64); got {size!r}")
 
 
-def require_space(folder: Path, count: int, size: tuple[int, int]) -> None:
+def require_room(folder: Path, count: int, size: tuple[int, int]) -> None:
     """Raise OSError if `count` images of `size` (H, W) do not fit on the folder's disk, before any is decoded."""
     what = f"to keep {count} images of {size[0]} x {size[1]}"
     files.require_space(folder.parent, count * 3 * size[0] * size[1], what, "pass a smaller size=(H, W)")
@@ -190,7 +190,7 @@ def in_threads(work: Callable, items: Iterable) -> Iterator:
 
 def progress(rows: Iterable, total: int, what: str) -> Iterator:
     """Pass `rows` on, with a bar in a terminal or a notebook, else a line at start and end; silent under 2 s."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    shell = shell.get_ipython() if (shell := sys.modules.get("IPython")) else None
     if sys.stderr.isatty() or hasattr(shell, "kernel"):
         from tqdm.auto import tqdm
 

@@ -205,7 +205,7 @@ def _decode_all(name: str, folder: Path, size: tuple[int, int], options: dict, a
     """Fill the folder `aside` with the dataset's arrays."""
     listings = list_splits(name, folder, options)
     check_protocol(SimpleNamespace(name=name, **listings))  # before the work
-    cache.require_space(aside, sum(len(listing.files) for listing in listings.values()), size)
+    cache.require_room(aside, sum(len(listing.files) for listing in listings.values()), size)
     labels, digests = {}, []
     for split, listing in listings.items():
         n = len(listing.files)

@@ -145,9 +145,7 @@ def cuhk03(folder: Path, images: str = "detected", protocol: str = "767/700", tr
     if protocol == "767/700":
         return _cuhk03_new_protocol(folder, images)
 
-    import h5py  # slow to import, and only CUHK03 needs it
-
-    with h5py.File(existing(folder, *CUHK03_MAT), "r") as mat:
+    with _hdf5().File(existing(folder, *CUHK03_MAT), "r") as mat:
         names, pids, before = [], [], [0]  # before: how many people the earlier pairs have
         for pair, pair_ref in enumerate(np.ravel(mat[images]), start=1):
             cells = mat[pair_ref]  # (10, people); cells 0-4 are the first view, 5-9 the second, and some are empty
@@ -190,15 +188,22 @@ def _cuhk03_new_protocol(folder: Path, images: str) -> dict[str, Listing]:
     return listings
 
 
+def _hdf5():
+    """h5py, which only CUHK03 needs."""
+    try:
+        import h5py
+    except ImportError as missing:
+        raise ImportError("cuhk-03.mat is an HDF5 file, and h5py reads it: pip install 'reidnb[cuhk03]'") from missing
+    return h5py
+
+
 def cuhk03_image(folder: Path, file: str) -> Image.Image:
     """The image of "detected/1_012_2_07.png", pair 1, person 12, cell 7 (the second view), out of cuhk-03.mat."""
-    import h5py
-
     images, name = file.split("/")
     pair, person, _, index = (int(part) for part in name.removesuffix(".png").split("_"))
     path = existing(folder, *CUHK03_MAT)
     try:
-        with h5py.File(path, "r") as mat:
+        with _hdf5().File(path, "r") as mat:
             cells = mat[np.ravel(mat[images])[pair - 1]]
             pixels = mat[cells[index - 1, person - 1]][:].T  # Matlab's axes come reversed: (3, W, H) -> (H, W, 3)
             return Image.fromarray(np.ascontiguousarray(pixels))

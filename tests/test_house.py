@@ -319,7 +319,7 @@ def test_notebook_refuses_a_bad_parameter(tmp_path, parameter, value, said):
 def test_every_notebook_checks_its_parameters_first(path):
     """In its second cell, which is short: what a section needs is imported there."""
     cell = "".join(code_cells(path)[1]["source"])
-    assert re.search(r"\bsetup\(profile, dataset, seed, device\)", cell) and len(cell.splitlines()) <= 10
+    assert re.search(r"\bsetup\(profile, dataset, seed, device\)", cell) and len(re.findall(r"(?m)^.+$", cell)) <= 10
     for work in ("open_dataset(", "experiments.run(", "results(", "claims("):
         assert work not in cell or cell.index("setup(profile") < cell.index(work)
 

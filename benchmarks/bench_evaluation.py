@@ -134,6 +134,25 @@ def ours_from_matrix(repeats):
     return said(seconds, memory, [scores.mAP, scores.rank1])
 
 
+def at_chance():
+    """Uniform random distances: matches rank low, which costs more than those of features that know something."""
+    return np.random.default_rng(1).random((QUERIES, len(simulated()[1])), np.float32)
+
+
+def ours_at_chance(repeats):
+    from reidnb.evaluation import evaluate
+
+    distances, ids = at_chance(), simulated()[2:]
+    seconds, memory, scores = measure(lambda: evaluate(distances, *ids), repeats)
+    return said(seconds, memory, [scores.mAP, scores.rank1])
+
+
+def argsort_at_chance(repeats):
+    distances = at_chance()
+    seconds, memory, _ = measure(lambda: np.argsort(distances, 1), repeats)
+    return said(seconds, memory)
+
+
 def peer_from_matrix(rank_of, cython):
     def case(repeats):
         rank = rank_of()
@@ -190,6 +209,8 @@ CASES = {
     "matrix: torchreid Cython": peer_from_matrix(torchreid_rank, True),
     "matrix: fast-reid Python": peer_from_matrix(fastreid_rank, False),
     "matrix: torchreid Python": peer_from_matrix(torchreid_rank, False),
+    "chance: reidnb": ours_at_chance,
+    "chance: one argsort": argsort_at_chance,
     "features: reidnb": ours_from_features,
     "features: fast-reid": peer_from_features(fastreid_rank, fastreid_distances),
     "features: torchreid": peer_from_features(torchreid_rank, torchreid_distances),
@@ -197,7 +218,12 @@ CASES = {
     "distances: fast-reid": only_distances(fastreid_distances),
     "distances: torchreid": only_distances(torchreid_distances),
 }
-WHAT = {"matrix": "CMC + mAP from a matrix", "features": "features to mAP", "distances": "distances"}
+WHAT = {
+    "matrix": "CMC + mAP from a matrix",
+    "chance": "the same at chance",
+    "features": "features to mAP",
+    "distances": "distances",
+}
 
 
 def report(found):

@@ -86,9 +86,7 @@ def report(found):
             differ.append(f"{who} differs by {largest:.1e}, more than {TOLERANCE:.0e}")
         times, saved = one["seconds"] / mine["seconds"], one["MiB"] / mine["MiB"]
         seconds = f"{one['seconds']:.1f} s", f"{mine['seconds']:.1f} s", f"{times:.1f} x"
-        rows.append(
-            (who, *seconds, f"{one['MiB']:.0f} -> {mine['MiB']:.0f} MiB ({saved:.1f} x)", f"{largest:.1e}")
-        )
+        rows.append((who, *seconds, f"{one['MiB']:.0f} -> {mine['MiB']:.0f} MiB ({saved:.1f} x)", f"{largest:.1e}"))
     return table(rows, ("peer", "its CPU time", "ours", "ratio", "extra memory", "largest difference")), differ
 
 

@@ -174,9 +174,7 @@ def test_blocks_of_any_size_give_the_same(block):
 def test_the_order_of_the_gallery_is_nothing(seed, order):
     query, gallery = people(seed, queries=6, gallery=40)
     assume(clear(query, gallery))
-    np.testing.assert_allclose(
-        rerank(query, gallery[order], 6, 3), rerank(query, gallery, 6, 3)[:, order], **CLOSE
-    )
+    np.testing.assert_allclose(rerank(query, gallery[order], 6, 3), rerank(query, gallery, 6, 3)[:, order], **CLOSE)
 
 
 def clear(query, gallery):
@@ -200,9 +198,7 @@ def test_the_scale_of_features_is_nothing(seed, scale):
 @given(st.integers(0, 1000), st.floats(0, 1), st.integers(1, 12), st.integers(1, 12))
 def test_results_are_shares(seed, share, k1, k2):
     result = rerank(*signs(seed, 5, 30), k1, k2, share)
-    assert (
-        result.min() >= 0 and result.max() <= 1 + 1e-6
-    )  # the rounding of a share of one and a share of the other
+    assert result.min() >= 0 and result.max() <= 1 + 1e-6  # the rounding of a share of one and a share of the other
 
 
 def test_lambda_one_is_the_original_distance():
@@ -226,9 +222,7 @@ def test_strangers_share_nothing():
     query[1], gallery[7:] = query[1] + 100, gallery[7:] + 100
     jaccard = rerank(query, gallery, 7, 3, lambda_value=0)
     assert (jaccard[0, 7:] == 1).all() and (jaccard[1, :7] == 1).all()
-    assert (
-        jaccard[0, :7].max() < 0.01 and jaccard[1, 7:].max() < 0.01
-    )  # squared distances there: 1e-3 of the largest
+    assert jaccard[0, :7].max() < 0.01 and jaccard[1, 7:].max() < 0.01  # squared distances there: 1e-3 of the largest
 
 
 def test_trap_26_no_matrix_of_all_by_all():
@@ -251,10 +245,7 @@ def test_it_helps():
     query, gallery = features[:60], features[60:]
     right = pids[:60, None] == pids[60:]
     plain, better = rerank(query, gallery, lambda_value=1), rerank(query, gallery)
-    share = [
-        np.mean([right[i][np.argsort(d[i])[: right[i].sum()]].mean() for i in range(60)])
-        for d in (plain, better)
-    ]
+    share = [np.mean([right[i][np.argsort(d[i])[: right[i].sum()]].mean() for i in range(60)]) for d in (plain, better)]
     assert share[1] > share[0] + 0.03
 
 
@@ -322,9 +313,15 @@ X = np.arange(12, dtype=np.float32).reshape(4, 3)
         ({"query_features": X[:0]}, r"nothing to rank: query_features \(0, 3\), gallery_features \(4, 3\)"),
         ({"gallery_features": X[:0]}, r"nothing to rank.*gallery_features \(0, 3\)"),
         ({"query_features": X[:, :0], "gallery_features": X[:, :0]}, "nothing to rank"),
-        ({"query_features": np.where(X == 5, np.nan, X)}, "query_features hold NaN or infinity"),
-        ({"gallery_features": np.where(X == 5, np.nan, X)}, "gallery_features hold NaN or infinity"),
-        ({"gallery_features": np.where(X == 5, -np.inf, X)}, "gallery_features hold NaN or infinity"),
+        ({"query_features": np.where(X == 5, np.nan, X)}, "query_features: row 1 holds NaN or infinity, as do 1 of 4"),
+        (
+            {"gallery_features": np.where(X == 5, np.nan, X)},
+            "gallery_features: row 1 holds NaN or infinity, as do 1 of 4",
+        ),
+        (
+            {"gallery_features": np.where(X == 5, -np.inf, X)},
+            "gallery_features: row 1 holds NaN or infinity, as do 1 of 4",
+        ),
     ],
 )
 def test_rerank_refuses(changed, says):

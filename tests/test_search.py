@@ -121,6 +121,11 @@ def test_a_graph_that_would_not_fit_is_refused_before_any_work():
     [
         (people(2), people(9), 10, r"k must lie in 1\.\.9, the size of the gallery; got 10"),
         (people(2), people(9), 0, r"k must lie in 1\.\.9"),
+        (people(2), people(9), 2.0, r"k must lie in 1\.\.9.*got 2\.0"),
+        (people(2), people(9), None, r"k must lie in 1\.\.9.*got None"),
+        (people(2), None, 1, "gallery must be an array of numbers; got object"),
+        ("queries", people(9), 1, "queries must be an array of numbers; got <U7"),
+        (people(2), people(9)[:, :0], 1, r"gallery must be a matrix .*\(9, 0\)"),
         (people(2), people(9)[:0], 1, r"k must lie in 1\.\.0"),
         (people(2)[:, :5], people(9), 1, "queries have 5 values a row and the gallery 16"),
         (people(2)[0], people(9), 1, r"queries must be a matrix \(images, values\), got shape \(16,\)"),
@@ -174,9 +179,9 @@ def test_a_graph_says_where_it_found_nobody_and_refuses_what_it_is_not():
     flat.add(gallery)
     with pytest.raises(ValueError, match="must be an IndexHNSW of Euclidean distances, got IndexFlatIP"):
         nearest(gallery[:5], flat, 3)
-    for wrong in ({"links": 1}, {"links": -1}, {"effort": 0}):
-        with pytest.raises(ValueError, match="a graph needs 2 links a row and an effort of 1 at least"):
-            build_graph(gallery, **wrong)
+    for name, value in (("links", 1), ("links", -1), ("links", 2.5), ("effort", 0), ("effort", None)):
+        with pytest.raises(ValueError, match=f"{name} must be .* from [12] on, got {value}"):
+            build_graph(gallery, **{name: value})
 
 
 def test_numbers_of_every_kind():

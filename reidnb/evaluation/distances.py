@@ -57,6 +57,8 @@ class FeaturePair:
 def compare(x, y, name_x: str, name_y: str) -> FeaturePair:
     """Features (Q, D) and (G, D), anything that holds numbers -> FeaturePair, in float32 where that is exact enough."""
     x, y = feature_pair(x, y, name_x, name_y)
+    if not x.shape[1]:
+        raise ValueError(f"{name_x} and {name_y} have no values a row: nothing to compare")
     dtype, squares, unit = x.dtype, (squared_lengths(x), squared_lengths(y)), 1.0
     if not _all_fit(x, y, squares):
         require_finite(x, name_x)
@@ -101,8 +103,8 @@ def squared_distances(x, y, squares_x, squares_y, out):
 
 
 def _expanded(x, y, squares_x, squares_y, out):
-    """|x|^2 + |y|^2 - 2 x.y into `out`, y in whole tiles: at an odd edge another kernel may round the product of an equal
-    row of y otherwise, and equal distances would differ."""
+    """|x|^2 + |y|^2 - 2 x.y into `out`, y in whole tiles: at an odd edge another kernel may round the product of an
+    equal row of y otherwise, and equal distances would differ."""
     if len(x) < TILE:
         filled = padded(TILE, len(y), x)
         _expanded(_filled_up(x), y, _filled_up(squares_x), squares_y, filled)

@@ -68,7 +68,8 @@ def verify_features(
         )
 
     lowest, highest = lowest - SLACK * highest, highest * (1 + SLACK)
-    scale = BINS / max(highest - lowest, 2.0**-60)  # collapsed features: 0, or more than that
+    least = 2.0 ** (-60 if pair.x.dtype == torch.float32 else -400)  # `compare` keeps what is not 0 above that
+    scale = BINS / max(highest - lowest, least)
 
     def count(distances):
         """How many lie below the bins, in each, and above."""

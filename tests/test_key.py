@@ -239,7 +239,8 @@ READERS = '''
     def far(x):
         return x - 1  # one
 
-    double, triple = (lambda x: 2 * x), (lambda x: 3 * x)
+    double = lambda x: 2 * x
+    triple = lambda x: 3 * x
 
     @torch.no_grad()
     def quiet(x):

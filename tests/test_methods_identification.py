@@ -59,7 +59,7 @@ def test_the_verifier_is_a_linear_layer_on_squared_differences():
         if explicit:
             logits = (embedding[:, None] - embedding).square() @ module.weight[0] + module.bias
         else:
-            logits = module.ask(embedding)
+            logits = module.all_pairs(embedding)
         (logits * torch.arange(49.0).reshape(7, 7)).sum().backward()
         results.append((logits, embedding.grad, module.weight.grad, module.bias.grad))
     assert results[0][0].shape == (7, 7)
@@ -70,15 +70,15 @@ def test_the_verifier_is_a_linear_layer_on_squared_differences():
 def test_a_new_verifier_takes_near_for_one_person():
     """One and the same is one person, two a unit apart in each channel are undecided, farther ones are two."""
     embedding = torch.tensor([[0.0], [0.0], [1.0], [5.0]]).expand(4, 6)
-    torch.testing.assert_close(Verifier(6).ask(embedding)[0], torch.tensor([1.0, 1.0, 0.0, -24.0]))
+    torch.testing.assert_close(Verifier(6).all_pairs(embedding)[0], torch.tensor([1.0, 1.0, 0.0, -24.0]))
 
 
 def test_the_verifier_under_autocast_is_float32():
     module, embedding = verifier(64)
     embedding = embedding.bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        logits = module.ask(embedding)
-    assert logits.dtype == torch.float32 and torch.equal(logits, module.ask(embedding.float()))
+        logits = module.all_pairs(embedding)
+    assert logits.dtype == torch.float32 and torch.equal(logits, module.all_pairs(embedding.float()))
 
 
 def test_pairs_are_there_in_training_with_a_verifier():
@@ -86,7 +86,7 @@ def test_pairs_are_there_in_training_with_a_verifier():
     output = model(pictures(4))
     assert output.pairs.shape == (4, 4) and output.pairs.dtype == torch.float32
     verifier = model.heads["verification"]
-    torch.testing.assert_close(output.pairs, verifier.ask(output.embedding))
+    torch.testing.assert_close(output.pairs, verifier.all_pairs(output.embedding))
     output.pairs.square().sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in verifier.parameters())
     assert all(p.grad is not None for p in model.backbone.parameters()), "it teaches the backbone"

@@ -53,9 +53,9 @@ class Verifier(nn.Module):
         self.bias = nn.Parameter(torch.ones(1))
 
     def forward(self, output: Output) -> dict[str, torch.Tensor]:
-        return {"pairs": self.ask(output.embedding)} if self.training else {}
+        return {"pairs": self.all_pairs(output.embedding)} if self.training else {}
 
-    def ask(self, embedding: torch.Tensor) -> torch.Tensor:
+    def all_pairs(self, embedding: torch.Tensor) -> torch.Tensor:
         """Embeddings (N, C) -> how sure it is that two of them are one person's (N, N)."""
         with torch.autocast(embedding.device.type, enabled=False):
             x = embedding.float()

@@ -83,7 +83,7 @@ def local_distance_matrix(
     Needs little memory beside the result: it takes `block` gallery images at a time, and keeps no gradient.
     ValueError for other shapes and a block below 1, TypeError for what holds no numbers.
     """
-    check_number(block, "block", 1)
+    check_number(block, "block", 1, whole=True)
     query, gallery = _stripes(query, gallery, 3, one_height=not aligned)
     center = _center(query)
     x, out = _by_stripe(query, center), np.empty((len(query), len(gallery)), dtype=np.float32)

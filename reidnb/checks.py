@@ -1,7 +1,7 @@
 """What arguments may be: each check gives a TypeError or a ValueError that says what was wanted and what was got."""
 
 from math import inf, isfinite
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,13 @@ def check_floats(values: Tensor, name: str, shape: str = "") -> None:
         raise ValueError(f"{name} must have the shape {shape}, got {tuple(values.shape)}")
 
 
+def check_one_shape(**tensors: Tensor) -> None:
+    """Tensors of one shape."""
+    shapes = [tuple(x.shape) if isinstance(x, Tensor) else told(x) for x in tensors.values()]
+    if len(set(shapes)) > 1:
+        raise ValueError(f"{' and '.join(tensors)} must have one shape, got {', '.join(map(str, shapes))}")
+
+
 def numbers_of(values: Any, name: str) -> Tensor:
     """Real numbers, in a tensor, an array or lists, as a tensor."""
     try:
@@ -42,8 +49,10 @@ def labels_of(labels: Any, rows: Tensor) -> Tensor:
         found = torch.as_tensor(labels, device=rows.device)
     except (TypeError, ValueError, RuntimeError):  # strings, None, lists of lists that are not equally long
         found = None
-    if found is None or (
-        found.numel() and (found.is_floating_point() or found.dtype in (torch.bool, torch.complex64, torch.complex128))
+    if (
+        found is None
+        or found.numel()
+        and (found.is_floating_point() or found.is_complex() or found.dtype is torch.bool)
     ):
         raise TypeError(f"labels must be whole numbers (N,), in a tensor, an array or a list, got {told(labels)}")
     if found.shape != rows.shape[:1]:
@@ -51,14 +60,20 @@ def labels_of(labels: Any, rows: Tensor) -> Tensor:
     return found
 
 
-def check_number(value: Any, name: str, low: float = -inf, high: float = inf, or_none: bool = False) -> None:
+def check_number(
+    value: Any, name: str, low: float = -inf, high: float = inf, or_none: bool = False, whole: bool = False
+) -> None:
     """A finite number within low..high; no truth value."""
     if value is None and or_none:
         return
-    kind = isinstance(value, Real) and not isinstance(value, bool)
+    kind = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
     if kind and isfinite(value) and low <= value <= high:
         return
-    wanted = "a number" + f" in {low}..{high}" * (high < inf) + f" from {low} on" * (-inf < low and high == inf)
+    wanted = (
+        f"a {'whole ' * whole}number"
+        + f" in {low}..{high}" * (high < inf)
+        + f" from {low} on" * (-inf < low and high == inf)
+    )
     error = ValueError if kind else TypeError
     raise error(f"{name} must be {wanted}{' or None' * or_none}, got {told(value)}")
 

@@ -11,8 +11,8 @@ The metric losses differ in how many images they compare at once and in which of
 Distances are Euclidean and computed in float32 also under autocast; a square root of zero has gradient zero, never
 NaN. A batch in which a loss finds nothing to compare gives 0, with a gradient of 0; so does a batch of no images.
 
-Features and logits are floating-point tensors; labels are whole numbers as a tensor, an array or a list; a margin is a
-number. Anything else is a TypeError, another shape or a value that cannot be meant a ValueError: see the last section.
+Features and logits are floating-point tensors, labels whole numbers in a tensor, an array or a list, margins numbers.
+What is of another kind is a TypeError, another shape or a value that cannot be meant a ValueError (`checks`).
 """
 
 from collections.abc import Sequence
@@ -24,10 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reidnb.checks import check_choice, check_floats, check_number, labels_of, told
+from reidnb.checks import check_choice, check_floats, check_number, check_one_shape, labels_of, told
 
 Labels = Tensor | np.ndarray | Sequence[int]  # (N,) whole numbers
-FORMS = "softmax", "focal", "weighted"  # of attribute costs
 NEAR = 1e-3  # rows whose |x - y|^2 is this small a share of |x|^2 + |y|^2: the product form has cancelled their digits
 
 
@@ -41,11 +40,8 @@ def pairwise_distances(features: Tensor) -> Tensor:
 
 
 class _Distances(torch.autograd.Function):
-    """x (N, D) -> |x_i - x_j| (N, N): one product forward, one backward, differentiable twice.
-
-    With g the gradient over the distance, plus its transpose, the rows' gradient is sum_j g_ij (x_i - x_j) =
-    (diag(sum_j g_ij) - g) x; at distance 0 it is 0.
-    """
+    """x (N, D) -> |x_i - x_j| (N, N), differentiable twice: one product forward and, for sum_j g_ij (x_i - x_j) =
+    (diag(sum_j g_ij) - g) x , one backward. At distance 0 the gradient is 0."""
 
     @staticmethod
     def forward(ctx, x):
@@ -56,9 +52,8 @@ class _Distances(torch.autograd.Function):
         i, j = torch.nonzero(squared < both.mul_(NEAR).fill_diagonal_(0), as_tuple=True)
         if len(i):
             squared[i, j] = (x[i] - x[j]).square().sum(1)
-        distances = squared.sqrt_()
-        ctx.save_for_backward(x, distances, i, j)
-        return distances
+        ctx.save_for_backward(x, squared.sqrt_(), i, j)
+        return squared
 
     @staticmethod
     def backward(ctx, gradient):
@@ -78,19 +73,15 @@ class _Distances(torch.autograd.Function):
 def cross_entropy(logits: Tensor, labels: Labels, smoothing: float = 0.0) -> Tensor:
     """Mean cross-entropy of logits (N, C) with label smoothing -> scalar.
 
-    The target is 1 - e + e / C for the label and e / C for every other class (Szegedy et al., 2016; LSR in CamStyle,
-    eq. 4).
+    The target is 1 - e + e / C for the label, e / C for other classes (Szegedy et al., 2016; CamStyle's LSR, eq. 4).
     """
     check_floats(logits, "logits", "(N, C)")
     check_number(smoothing, "smoothing", 0, 1)
-    labels = labels_of(labels, logits).long()
+    logits, labels = logits.float(), labels_of(labels, logits).long()
     try:
-        return (
-            F.cross_entropy(logits.float(), labels, label_smoothing=smoothing) if len(labels) else logits.float().sum()
-        )
-    except IndexError:
-        low, high = int(labels.min()), int(labels.max())
-        raise ValueError(f"labels must be classes 0..{logits.shape[1] - 1}, got {low}..{high}") from None
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing) if len(labels) else logits.sum()
+    except IndexError as error:
+        raise ValueError(f"labels must be classes 0..{logits.shape[1] - 1}: {error}") from None
 
 
 def verification_loss(pair_logits: Tensor, labels: Labels) -> Tensor:
@@ -120,8 +111,7 @@ def focal_loss(
     check_floats(logits, "logits")
     check_number(gamma, "gamma", 0)
     check_number(alpha, "alpha", 0, 1, or_none=True)
-    if not isinstance(targets, Tensor) or targets.shape != logits.shape:
-        raise ValueError(f"logits and targets must have one shape, got {tuple(logits.shape)}, {told(targets)}")
+    check_one_shape(logits=logits, targets=targets)
     check_choice(reduction, "reduction", "mean", "none")
     with torch.autocast(logits.device.type, enabled=False):
         logits = logits if logits.dtype == torch.float64 else logits.float()
@@ -138,12 +128,7 @@ def focal_loss(
 
 
 def attribute_costs(
-    logits: Tensor,
-    answers: Tensor,
-    questions: Any,
-    form: str = "focal",
-    gamma: float = 2.0,
-    alpha: float | None = 0.25,
+    logits: Tensor, answers: Tensor, questions: Any, form: str = "focal", gamma: float = 2.0, alpha: float | None = 0.25
 ) -> tuple[Tensor, Tensor]:
     """What each stripe's answer to each question costs: logits (N, n, K), answers (N, K) of 1, 0 or NaN (unknown) ->
     costs (N, n, M), 0 where unknown, and asked (N, M), where something is known.
@@ -152,42 +137,35 @@ def attribute_costs(
     "focal" is the focal loss of each statement, summed over a question's (ALFO); "weighted" binary cross-entropy, less
     for statements that are often true, by exp(-share) (DeepMAR). questions: `attributes.Questions`.
     """
-    check_choice(form, "form", *FORMS)
+    check_choice(form, "form", "softmax", "focal", "weighted")
     check_floats(logits, "logits", "(N, n, K)")
     check_floats(answers, "answers", "(N, K)")
     if logits.shape[::2] != answers.shape or logits.shape[2] != len(questions.shares):
-        raise ValueError(
-            f"logits (N, n, K) and answers (N, K) must be of the {len(questions.shares)} statements, "
-            f"got shapes {tuple(logits.shape)}, {tuple(answers.shape)}"
-        )
-    known, yes = ~answers.isnan(), answers.nan_to_num()
-    yes = yes[:, None].expand_as(logits)
+        got = f"got shapes {tuple(logits.shape)}, {tuple(answers.shape)}"
+        raise ValueError(f"logits (N, n, K) and answers (N, K) must be of {len(questions.shares)} statements, {got}")
+    known, yes = ~answers.isnan(), answers.nan_to_num()[:, None].expand_as(logits)
     costs = focal_loss(logits, yes, *((gamma, alpha) if form == "focal" else (0.0, None)), reduction="none")
     if form == "weighted":
         costs = costs * torch.as_tensor(-questions.shares, dtype=costs.dtype, device=costs.device).exp()
     costs = costs.masked_fill(~known[:, None], 0)
-    several = [form == "softmax" and group.stop - group.start > 1 for group in questions.groups]
-    by_question = [
-        -(yes[..., group] * F.log_softmax(logits[..., group].float(), -1)).sum(-1)
-        if one_of
-        else costs[..., group].sum(-1)
-        for group, one_of in zip(questions.groups, several)
-    ]
-    asked = [  # among several, a person may wear a colour that has no name
-        (answers[:, group] == 1).any(1) if one_of else known[:, group].any(1)
-        for group, one_of in zip(questions.groups, several)
-    ]
+    by_question, asked = [], []
+    for group in questions.groups:
+        if form == "softmax" and group.stop - group.start > 1:  # a person may wear a colour that has no name
+            by_question.append(-(yes[..., group] * F.log_softmax(logits[..., group].float(), -1)).sum(-1))
+            asked.append((answers[:, group] == 1).any(1))
+        else:
+            by_question.append(costs[..., group].sum(-1))
+            asked.append(known[:, group].any(1))
     return torch.stack(by_question, -1), torch.stack(asked, -1)
 
 
 def blind_logits(questions: Any, form: str = "focal", gamma: float = 2.0, alpha: float | None = 0.25) -> Tensor:
     """The logits (K,) with the lowest `attribute_costs` for who sees nothing, but knows how often each one is true.
 
-    Cross-entropy's best answer is that share itself, focal loss's lies nearer to a half. Classifiers that start there
-    learn from what they see; others spend their first steps on moving there (Lin et al., 2017, section 3.3). What
-    never or always occurred counts as 1 in 1000 or 999.
+    Cross-entropy's best answer is that share, focal loss's lies nearer to a half. Classifiers that do not start there
+    spend their first steps on moving there (Lin et al., 2017, section 3.3). Shares are kept within 0.001..0.999.
     """
-    check_choice(form, "form", *FORMS)
+    check_choice(form, "form", "softmax", "focal", "weighted")
     shares = torch.as_tensor(questions.shares, dtype=torch.float64).clamp(1e-3, 1 - 1e-3)
     logits = shares.logit()
     if form == "focal" and (gamma or alpha is not None):
@@ -209,8 +187,7 @@ def voted_loss(costs: Tensor, asked: Tensor, vote: str = "stripe") -> Tensor:
     """
     check_choice(vote, "vote", "stripe", "image", "mean")
     check_floats(costs, "costs", "(N, n, M)")
-    if not isinstance(asked, Tensor) or asked.shape != costs.shape[::2]:
-        raise ValueError(f"asked must be a tensor {costs.shape[::2]} for costs {tuple(costs.shape)}, got {told(asked)}")
+    check_one_shape(costs_of_one_stripe=costs[:, :1].sum(1), asked=asked)
     if vote == "image":
         costs = costs.amin(1, keepdim=True)
     means = (costs * asked[:, None]).sum(0) / asked.sum(0).clamp(min=1)
@@ -238,20 +215,18 @@ def triplet_loss(features: Tensor, labels: Labels, margin: float = 0.3) -> Tenso
     Mean over all triplets (a, p, n) of the batch, satisfied ones included, of  [ d(a, p) - d(a, n) + margin ]+ : what
     triplets drawn at random give on average. features (N, D), labels (N,).
     """
-    check_number(margin, "margin")
-    _, positive, negatives, valid = _triplets(features, labels)
+    _, positive, negatives, valid = _triplets(features, labels, margin=margin)
     return _mean(F.relu(positive - negatives + margin), valid)
 
 
 def improved_triplet_loss(features: Tensor, labels: Labels, margin: float = 0.3, pull: float = 1.0) -> Tensor:
     """Triplet loss that also keeps positives near (Cheng et al., 2016; survey notes, L_it) -> scalar.
 
-    Mean over all triplets (a, p, n) of  pull d(a, p) + [ d(a, p) - d(a, n) + margin ]+ . features (N, D), labels (N,).
-    The survey writes it without a factor, `pull=1`; the paper's own is 0.002.
+    Mean over all triplets (a, p, n) of  pull d(a, p) + [ d(a, p) - d(a, n) + margin ]+ : the survey has `pull=1`, the
+    paper 0.002. features (N, D), labels (N,).
     """
-    check_number(margin, "margin")
     check_number(pull, "pull", 0)
-    _, positive, negatives, valid = _triplets(features, labels)
+    _, positive, negatives, valid = _triplets(features, labels, margin=margin)
     return _mean(pull * positive + F.relu(positive - negatives + margin), valid)
 
 
@@ -261,47 +236,38 @@ def quadruplet_loss(features: Tensor, labels: Labels, margin: float = 0.3, margi
     Mean over all (a, p, n1, n2) of three persons of  [ d(a, p) - d(a, n1) + margin ]+  +  [ d(a, p) - d(n1, n2) +
     margin2 ]+ . features (N, D), labels (N,). Needs the time of the triplet loss and one sort, not that of N^4 terms.
     """
-    check_number(margin, "margin")
-    check_number(margin2, "margin2")
-    distances, same, one_person = _compared(features, labels)
-    known = (x.detach().cpu().numpy() for x in (distances, same, one_person))
-    slopes, constant = _quadruplets(*known, margin, margin2)
-    slopes = torch.from_numpy(slopes).to(distances.device)
-    return ((slopes * distances).sum() + constant).to(distances.dtype)
+    batch = _compared(features, labels, margin=margin, margin2=margin2)
+    slopes, constant = _quadruplets(*(x.detach().cpu().numpy() for x in batch), margin, margin2)
+    return ((torch.from_numpy(slopes) * batch[0].cpu()).sum() + constant).to(batch[0])
 
 
 def _quadruplets(d, same, one_person, margin, margin2):
-    """The mean of all hinges as what it is between their kinks: sum_ij slopes_ij d_ij + constant, in float64.
-
-    A hinge above zero adds a distance, takes away another and adds its margin: all that is wanted is how often. That
-    is counted in numpy, which is quicker than torch with arrays as small as these.
-    """
+    """The mean of all hinges as what it is between their kinks: sum_ij slopes_ij d_ij + constant, by counting how often
+    a hinge above zero adds a distance or takes it away. In numpy, which loses less time in a call than torch."""
     apart, images = np.where(same, inf, d), same.sum(1)
     # The first hinge does not know n2: count how many go with each (a, p, n1).
     partners = np.where(same, 0, len(d) - images[:, None] - images)
     a, p = np.nonzero(one_person)
     strong = partners[a] * (apart[a] < (d[a, p] + margin)[:, None])
-    slopes = -_sums(strong, a, len(d)).astype(float)
+    slopes = -_grouped(strong, a, len(d))
     slopes[a, p] += strong.sum(1)
     quadruplets = max(partners[a].sum(), 1)
     # The second knows neither a nor p: all pairs of two persons, less those that a's person is in. Either may be a.
-    a, p = a[a < p], p[a < p]
-    order = (d[a, p] + margin2).argsort()
-    a, p = a[order], p[order]
-    reach = d[a, p] + margin2
-    short = reach.searchsorted(apart.ravel(), "right")  # how many do not reach beyond each distance
+    a, p, reach = a[a < p], p[a < p], d[a, p][a < p] + margin2
+    short = np.sort(reach).searchsorted(apart.ravel(), "right")  # how many do not reach beyond each distance
+    below = np.bincount(short, minlength=len(a) + 1).cumsum()[np.searchsorted(np.sort(reach), reach)]
     k, pair = np.nonzero(same[:, a])
     own = apart[k] < reach[pair, None]
-    weak = np.bincount(short, minlength=len(a) + 1).cumsum()[:-1] - 2 * np.bincount(pair, own.sum(1), len(a))
-    own = _sums(own, k, len(d))
+    weak = below - 2 * np.bincount(pair, own.sum(1), len(a))
+    own = _grouped(own, k, len(d))
     slopes += 2 * (short.reshape(d.shape) - len(a) + own + own.T)
     slopes[a, p] += 2 * weak
     return slopes / quadruplets, float(margin * strong.sum() + margin2 * 2 * weak.sum()) / quadruplets
 
 
-def _sums(rows, groups, n):
-    """Sums (n, N) of the rows (M, N) of each group; groups (M,) ascend."""
-    out, starts = np.zeros((n, rows.shape[1]), int), np.flatnonzero(np.diff(groups, prepend=-1))
+def _grouped(rows, groups, n):
+    """The rows (M, N) added up by their group, 0..n-1 in order -> (n, N)."""
+    out, starts = np.zeros((n, rows.shape[1])), np.flatnonzero(np.diff(groups, prepend=-1))
     out[groups[starts]] = np.add.reduceat(rows, starts, dtype=int)
     return out
 
@@ -313,13 +279,8 @@ def trihard_loss(features: Tensor, labels: Labels, margin: float | None = 0.3) -
     + exp(.)). features (N, D), labels (N,). Anchors without another image of their person, or without anybody else,
     take no part.
     """
-    check_number(margin, "margin", or_none=True)
-    distances, same, one_person = _compared(features, labels)
-    if not len(distances):
-        return distances.sum()
-    gaps = distances.masked_fill(~same, -inf).amax(1) - distances.masked_fill(same, inf).amin(1)
-    anchors = one_person.any(1) & ~same.all(1)
-    return _mean(F.softplus(gaps) if margin is None else F.relu(gaps + margin), anchors)
+    distances = pairwise_distances(features)
+    return mined_loss(distances, hardest_triplets(distances, labels), margin)
 
 
 def msml_loss(features: Tensor, labels: Labels, margin: float = 0.3) -> Tensor:
@@ -328,8 +289,7 @@ def msml_loss(features: Tensor, labels: Labels, margin: float = 0.3) -> Tensor:
     [ max d(a, p) - min d(m, n) + margin ]+  over all pairs of one person and all pairs of two in the batch: TriHard's
     hinge on one pair of pairs, which need not share an image. features (N, D), labels (N,).
     """
-    check_number(margin, "margin")
-    distances, same, one_person = _compared(features, labels)
+    distances, same, one_person = _compared(features, labels, margin=margin)
     if not len(distances):
         return distances.sum()
     gap = distances.masked_fill(~same, -inf).amax() - distances.masked_fill(same, inf).amin()
@@ -341,18 +301,13 @@ def active_shares(features: Tensor, labels: Labels, margin: float = 0.3) -> tupl
     """How much a margin still asks for: the share of all triplets, and of anchors, whose hinge is above zero.
 
     An anchor counts by its hardest triplet. features (N, D), labels (N,) -> two scalars, NaN for a batch without
-    triplets. Small shares mean that there is little left to learn from a random triplet; a share of triplets that rises
-    to 1 means collapse.
+    triplets. Small shares leave little to learn from random triplets; a share of triplets that rises to 1 is collapse.
     """
-    check_number(margin, "margin")
-    a, positive, negatives, valid = _triplets(features, labels)
+    a, positive, negatives, valid = _triplets(features, labels, margin=margin)
     active = (positive - negatives + margin > 0) & valid
     anchors, hit = valid.new_zeros(2, len(features))
     anchors[a[valid.any(1)]], hit[a[active.any(1)]] = True, True
     return active.sum() / valid.sum(), hit.sum() / anchors.sum()
-
-
-# ------------------------------------------------------------------------------- one choice of triplets, two distances
 
 
 @torch.no_grad()
@@ -363,24 +318,27 @@ def hardest_triplets(distances: Tensor, labels: Labels) -> tuple[Tensor, Tensor,
     """
     check_floats(distances, "distances", "(N, N)")
     same, one_person = _pairs(labels, distances)
-    if not len(distances):
-        return (labels := torch.empty(0, dtype=torch.long, device=distances.device)), labels, labels.bool()
-    positives = distances.masked_fill(~one_person, -inf).argmax(1)  # by stripes nobody is at 0 from himself
-    negatives = distances.masked_fill(same, inf).argmin(1)
-    return positives, negatives, one_person.any(1) & ~same.all(1)
+    # An image is not its own positive: by stripes nobody is at 0 from himself.
+    candidates = distances.masked_fill(~one_person, -inf), -distances.masked_fill(same, inf)
+    hardest = (x.argmax(1) if len(x) else x.sum(1).long() for x in candidates)
+    return *hardest, one_person.any(1) & ~same.all(1)
 
 
-def mined_loss(distances: Tensor, triplets: tuple[Tensor, Tensor, Tensor], margin: float = 0.3) -> Tensor:
+def mined_loss(distances: Tensor, triplets: tuple[Tensor, Tensor, Tensor], margin: float | None = 0.3) -> Tensor:
     """The triplet loss on triplets chosen by `hardest_triplets`, maybe with other distances -> scalar.
 
     AlignedReID mines by the global distance and sums this loss of the global and of the local distance. With triplets
-    of the same distances it is `trihard_loss`.
+    of the same distances it is `trihard_loss`, also for `margin=None`.
     """
-    check_number(margin, "margin")
+    check_number(margin, "margin", or_none=True)
     check_floats(distances, "distances", "(N, N)")
+    if not isinstance(triplets, tuple) or [getattr(x, "shape", None) for x in triplets] != 3 * [distances.shape[:1]]:
+        raise ValueError(
+            f"triplets must be those of hardest_triplets for {len(distances)} images, got {told(triplets)}"
+        )
     positives, negatives, valid = triplets
-    gaps = distances.gather(1, positives[:, None]) - distances.gather(1, negatives[:, None])
-    return _mean(F.relu(gaps.squeeze(1) + margin), valid)
+    gaps = (distances.gather(1, positives[:, None]) - distances.gather(1, negatives[:, None])).squeeze(1)
+    return _mean(F.softplus(gaps) if margin is None else F.relu(gaps + margin), valid)
 
 
 # ------------------------------------------------------------------------------------------------------ mutual learning
@@ -393,8 +351,7 @@ def class_mutual_loss(logits: Tensor, peer_logits: Tensor) -> Tensor:
     """
     check_floats(logits, "logits", "(N, C)")
     check_floats(peer_logits, "peer_logits", "(N, C)")
-    if logits.shape != peer_logits.shape:
-        raise ValueError(f"two students' logits must have one shape, got {told(logits)}, {told(peer_logits)}")
+    check_one_shape(logits=logits, peer_logits=peer_logits)
     own, peer = (F.log_softmax(x.float(), 1) for x in (logits, peer_logits.detach()))
     return F.kl_div(own, peer, log_target=True, reduction="sum") / max(len(own), 1)
 
@@ -406,8 +363,7 @@ def metric_mutual_loss(features: Tensor, peer_features: Tensor, zero_gradient: b
     gradient function, eq. 4); `zero_gradient=False` lets both move both, which is the same direction twice as far.
     """
     own, peer = pairwise_distances(features), pairwise_distances(peer_features)
-    if own.shape != peer.shape:
-        raise ValueError(f"two students see one batch: got features of {len(own)} images and of {len(peer)}")
+    check_one_shape(distances=own, peer_distances=peer)
     if not len(own):
         return own.sum() + peer.sum()
     if not zero_gradient:
@@ -418,23 +374,23 @@ def metric_mutual_loss(features: Tensor, peer_features: Tensor, zero_gradient: b
 # ------------------------------------------------------------------------------------------------- pairs and triplets
 
 
-def _compared(features, labels):
-    """The distances of a batch (N, N), and who is of one person, with the pairs of an image and itself and without."""
+def _compared(features, labels, **margins):
+    """The distances of a batch (N, N), and who is of one person: with the pairs of an image and itself, and without."""
+    for name, margin in margins.items():
+        check_number(margin, name)
     distances = pairwise_distances(features)
     return distances, *_pairs(labels, distances)
 
 
 def _pairs(labels, rows):
-    """Who is of one person (N, N): with the pairs of an image and itself, and without."""
     labels = labels_of(labels, rows)
     same = labels[:, None] == labels
     return same, same.clone().fill_diagonal_(False)
 
 
-def _triplets(features, labels):
-    """All triplets of a batch, a row a pair (a, p) and a column an image n: a (M,), d(a, p) (M, 1), d(a, n) (M, N),
-    and where n is of another person (M, N)."""
-    distances, same, one_person = _compared(features, labels)
+def _triplets(features, labels, **margins):
+    """All triplets, a row a pair (a, p), a column an n: a (M,), d(a, p) (M, 1), d(a, n), does it count (M, N)."""
+    distances, same, one_person = _compared(features, labels, **margins)
     a, p = torch.nonzero(one_person, as_tuple=True)
     return a, distances[a, p][:, None], distances.index_select(0, a), ~same[a]
 

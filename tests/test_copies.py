@@ -71,6 +71,18 @@ def test_the_classifier_says_a_camera_for_each_picture():
     assert copies.says_camera(Cameras(), DATA.gallery.images, "cpu").tolist() == DATA.gallery.camids.tolist()
 
 
+def test_the_classifier_sees_a_picture_as_it_is():
+    """Not its mirror image too: a camera is known by what stands where."""
+
+    class Left(Cameras):
+        def forward(self, pixels):
+            return super().forward(pixels[..., :2])
+
+    pictures = DATA.gallery.images.copy()
+    pictures[..., 2:] = 0
+    assert copies.says_camera(Left(), pictures, "cpu").tolist() == DATA.gallery.camids.tolist()
+
+
 def test_worth_by_hand():
     painters = {"truth": true_copies, "nothing": unchanged, "strangers": strangers}
     found = copies.style_scores(painters, DATA, Cameras(), People(), "cpu")

@@ -1,9 +1,8 @@
-"""Attributes: questions and answers, focal loss, the vote, overlapping stripes, scores; each against a slow form."""
+"""What answers about looks cost and score: focal loss, the vote, scores; each against a slow form. The questions have a
+file of their own."""
 
 import math
-from types import SimpleNamespace
 
-import fake_datasets as fake
 import numpy as np
 import pytest
 import torch
@@ -14,114 +13,11 @@ from sklearn import metrics
 from torchvision.ops import sigmoid_focal_loss
 from toy_questions import random_case, slow_costs, slow_focal, slow_vote
 
-from reidnb.attributes import attribute_questions
-from reidnb.datasets import layouts, open_dataset
 from reidnb.evaluation import attribute_scores, decide
 from reidnb.losses import attribute_costs, focal_loss, voted_loss
 
 NAN = math.nan
 GAMMAS, ALPHAS = (0.0, 0.5, 1.0, 2.0, 5.0), (None, 0.0, 0.25, 0.75, 1.0)
-
-
-MARKET = {
-    "bounding_box_train": ["0002_c1s1_000451_03.jpg"],
-    "query": ["0001_c1s1_001051_00.jpg"],
-    "bounding_box_test": ["0001_c2s1_001051_00.jpg"],
-}
-
-
-def dataset(attributes, names):
-    return SimpleNamespace(name="made", attribute_names=names, train=SimpleNamespace(attributes=np.array(attributes)))
-
-
-# ---- questions ------------------------------------------------------------------------------------------------------
-
-
-def test_the_built_in_worlds_questions():
-    world = open_dataset("synthetic", size=(32, 16), train_identities=6, test_identities=2, distractors=2, junk=2)
-    asked = attribute_questions(world)
-    assert len(asked.names) == 12 and len(asked.statements) == 30 and asked.names[:2] == ("age", "backpack")
-    answers = asked.answers(world.train.attributes)
-    names = world.attribute_names
-    for row, truth in zip(answers, world.train.attributes):
-        for k, statement in enumerate(asked.statements):
-            if statement.startswith("age="):
-                ages = ("young", "teenager", "adult", "old")
-                assert row[k] == (ages.index(statement[4:]) == truth[names.index("age")])
-            else:
-                assert row[k] == truth[names.index(statement)]
-    assert np.allclose(asked.shares, answers.mean(0))
-    junk = asked.answers(world.gallery.attributes[world.gallery.pids <= 0])
-    assert len(junk) and np.isnan(junk).all(), "nobody knows what a distractor wears"
-    by_name = dict(zip(asked.names, asked.groups))
-    for name in ("age", "upcolour", "downcolour"):
-        assert (answers[:, by_name[name]].sum(1) == 1).all(), "one of them is true"
-    assert asked.words(asked.statements.index("upred")) == "red top" and asked.words(1) == "teenager"
-    said = {("gender", 0): "not female", ("gender", 1): "female", ("hat", 0): "not hat", ("age", 3): "old"}
-    assert {value: asked.meaning(names.index(value[0]), value[1]) for value in said} == said
-
-
-@pytest.mark.parametrize(
-    "names, counts",
-    [
-        (layouts.MARKET_ATTRIBUTES, {"age": 4, "gender": 1, "upcolour": 8, "downcolour": 9, None: (12, 30)}),
-        (layouts.DUKE_ATTRIBUTES, {"boots": 1, "top": 1, "upcolour": 8, "downcolour": 7, None: (10, 23)}),
-    ],
-)
-def test_the_questions_of_the_real_datasets(names, counts):
-    """Lin et al. (2019) count 27 and 23 labels: Market-1501's age is one of them, in four classes."""
-    asked = attribute_questions(dataset(np.zeros((2, len(names)), int), names))
-    sizes = {name: group.stop - group.start for name, group in zip(asked.names, asked.groups)}
-    assert (len(sizes), sum(sizes.values())) == counts.pop(None)
-    assert {name: sizes[name] for name in counts} == counts
-    assert [k for group in asked.groups for k in range(group.start, group.stop)] == list(range(sum(sizes.values())))
-
-
-def test_labels_from_a_market_attribute_file(tmp_path):
-    """From 1-based labels an identity, in a .mat file whose halves order their fields differently, to statements."""
-    folder = fake.market1501(tmp_path / "Market-1501-v15.09.15", MARKET)
-    where = folder / "market_attribute.mat"
-    fake.attributes(where, "market_attribute", layouts.MARKET_ATTRIBUTES, {2: {"age": 3, "upred": 2}}, {1: {"hat": 2}})
-    market = open_dataset("market1501", root=folder, size=(32, 16))
-    asked = attribute_questions(market)
-    train = dict(zip(asked.statements, asked.answers(market.train.attributes)[0]))
-    assert train["age=adult"] == train["upred"] == 1 and sum(train.values()) == 2
-    query = dict(zip(asked.statements, asked.answers(market.query.attributes)[0]))
-    assert query["hat"] == query["age=young"] == 1 and sum(query.values()) == 2
-
-
-def test_columns_of_ones_own():
-    """A table with columns of its own (open_dataset("csv")): two values are one statement, more are one each."""
-    asked = attribute_questions(dataset([[0, 2, 1], [1, 0, -1], [0, 1, 0]], ("glasses", "shoe", "upblue")))
-    assert asked.statements == ("glasses", "shoe=0", "shoe=1", "shoe=2", "upblue")
-    assert asked.names == ("glasses", "shoe", "upcolour")
-    answers = asked.answers([[1, 2, -1]])
-    assert answers[0, :4].tolist() == [1, 0, 0, 1] and np.isnan(answers[0, 4])
-    assert asked.shares.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1 / 3, 1 / 2]), "of what is known"
-
-
-def test_values_that_occur_make_the_statements():
-    asked = attribute_questions(dataset([[30, 7], [61, 7], [-1, 9]], ("age", "luggage")))
-    assert asked.statements == ("age=30", "age=61", "luggage=7", "luggage=9"), "an age in years has no class name"
-    assert asked.words(0) == "30" and asked.words(2) == "luggage=7"
-    assert [asked.meaning(1, 9), asked.meaning(0, 2)] == ["luggage=9", "2"], "two years old, not an adult"
-    assert asked.answers([[61, 7]]).tolist() == [[0, 1, 1, 0]]
-    assert attribute_questions(dataset([[0], [0]], ("age",))).statements[1] == "age=teenager", (
-        "named, though only one occurs"
-    )
-
-
-def test_only_some_questions():
-    asked = attribute_questions(dataset([[0, 2, 1], [1, 0, 0]], ("hat", "age", "upblue")), only=("upcolour", "hat"))
-    assert asked.names == ("hat", "upcolour") and asked.groups == (slice(0, 1), slice(1, 2))
-    assert asked.answers([[1, 3, 0]]).tolist() == [[1, 0]]
-    with pytest.raises(ValueError, match="made does not answer hats; it answers hat, age"):
-        attribute_questions(dataset([[0, 1]], ("hat", "age")), only=("hats",))
-
-
-def test_a_dataset_without_attributes():
-    with pytest.raises(ValueError, match="made has no attributes. .* put market_attribute.mat or"):
-        attribute_questions(SimpleNamespace(name="made", attribute_names=(), train=SimpleNamespace(attributes=None)))
 
 
 # ---- focal loss -----------------------------------------------------------------------------------------------------
@@ -180,9 +76,9 @@ def test_focal_loss_of_nothing():
 def test_focal_loss_refuses():
     with pytest.raises(ValueError, match="targets must be 0 or 1; labels that count from 1"):
         focal_loss(torch.zeros(3), torch.tensor([1, 2, 1]))
-    with pytest.raises(ValueError, match=r"one shape, got \(3, 1\), \(3,\)"):
+    with pytest.raises(ValueError, match=r"one shape, got \(3, 1\)"):
         focal_loss(torch.zeros(3, 1), torch.tensor([1, 0, 1]))
-    with pytest.raises(ValueError, match="reduction must be 'mean' or 'none', got 'sum'"):
+    with pytest.raises(ValueError, match="reduction must be 'mean' or 'none', got .*'sum'"):
         focal_loss(torch.zeros(3), torch.zeros(3), reduction="sum")
 
 

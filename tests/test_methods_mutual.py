@@ -122,7 +122,7 @@ def test_the_sum_of_both_students_is_that_of_each_alone(inner):
     plan = Recipe("both", heads=heads, losses=(Mutual(inner, class_mutual=0.5),))
     alone = Recipe("alone", heads=heads, losses=inner)
     one, other = tiny_output(5), tiny_output(6)
-    sums = {k: float(v + terms_of(alone, other)[k]) for k, v in terms_of(alone, one).items()}
+    sums = {k: (v + terms_of(alone, other)[k]).item() for k, v in terms_of(alone, one).items()}
     learned = {"class_mutual": 0.5 * (kl(one.logits, other.logits) + kl(other.logits, one.logits))}
     terms = check(tiny_output(5, peer=other), plan, sums | learned)
     assert set(terms) == set(terms_of(alone, one)) | {"class_mutual"}

@@ -81,4 +81,4 @@ def check_number(
 def check_choice(value: Any, name: str, *choices: str) -> None:
     """One of a few words."""
     if value not in choices:
-        raise ValueError(f"{name} must be {', '.join(map(repr, choices[:-1]))} or {choices[-1]!r}, got {told(value)}")
+        raise ValueError(f"{name} must be {', '.join(map(repr, choices[:-1]))} or {choices[-1]!r}, got {value!r:.60}")

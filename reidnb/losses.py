@@ -79,7 +79,8 @@ def cross_entropy(logits: Tensor, labels: Labels, smoothing: float = 0.0) -> Ten
     check_number(smoothing, "smoothing", 0, 1)
     logits, labels = logits.float(), labels_of(labels, logits).long()
     try:
-        return F.cross_entropy(logits, labels, label_smoothing=smoothing) if len(labels) else logits.sum()
+        known = {"label_smoothing": smoothing, "ignore_index": torch.iinfo(torch.long).min}  # -100 is no label either
+        return F.cross_entropy(logits, labels, **known) if len(labels) else logits.sum()
     except IndexError as error:
         raise ValueError(f"labels must be classes 0..{logits.shape[1] - 1}: {error}") from None
 
@@ -350,7 +351,6 @@ def class_mutual_loss(logits: Tensor, peer_logits: Tensor) -> Tensor:
     logits, peer_logits (N, C). The peer teaches and is not taught: no gradient reaches it. Mean over the images.
     """
     check_floats(logits, "logits", "(N, C)")
-    check_floats(peer_logits, "peer_logits", "(N, C)")
     check_one_shape(logits=logits, peer_logits=peer_logits)
     own, peer = (F.log_softmax(x.float(), 1) for x in (logits, peer_logits.detach()))
     return F.kl_div(own, peer, log_target=True, reduction="sum") / max(len(own), 1)

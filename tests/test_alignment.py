@@ -191,9 +191,7 @@ def test_gradcheck(distances, rows):
     x, y = images(3, 3, dimensions=2).requires_grad_(), images(2, 3, seed=1, dimensions=2).requires_grad_()
     assert gradcheck(distances, (x, y))
     assert gradcheck(lambda x: distances(x, x), (x,))
-    assert gradcheck(lambda x: distances(x, y.detach()), (x,)) and gradcheck(
-        lambda y: distances(x.detach(), y), (y,)
-    )
+    assert gradcheck(lambda x: distances(x, y.detach()), (x,)) and gradcheck(lambda y: distances(x.detach(), y), (y,))
     if distances is local_distances:
         assert gradcheck(distances, (x, images(2, 4, seed=2, dimensions=2).requires_grad_()))
 
@@ -369,12 +367,52 @@ def test_blocks_are_the_whole(distances, rows):
     for block in (1, 3, 7, 100):
         found = local_distance_matrix(x.numpy(), y.requires_grad_(), aligned, block)
         assert type(found) is np.ndarray and found.dtype == np.float32 and found.shape == (5, 7)
-        np.testing.assert_allclose(
-            found, distances(x, y).detach(), **FLOAT32
-        )  # products of another size round apart
+        np.testing.assert_allclose(found, distances(x, y).detach(), **FLOAT32)  # products of another size round apart
     assert local_distance_matrix(x, x[:0], aligned).shape == (5, 0)
     assert local_distance_matrix(x[:0], x, aligned).shape == (0, 5)
     assert local_distance_matrix(x.double(), x, aligned).dtype == np.float32
+
+
+@pytest.mark.parametrize("same", [False, True])
+@pytest.mark.parametrize(("h", "w"), SIZES)
+def test_planes_are_walked_alike_by_numpy_and_torch(h, w, same, monkeypatch):
+    """numpy where they lie on the CPU, torch elsewhere: the same sums in the same order, so the same bits."""
+    x = images(5, h, kind=torch.float32).requires_grad_()
+    y = x if same else images(4, w, seed=1, kind=torch.float32).requires_grad_()
+    results = []
+    for lib in (None, torch):
+        if lib:
+            monkeypatch.setattr(alignment, "_quick", lambda *planes: (torch, *planes))
+        found = local_distances(x, y)
+        results.append((found, *torch.autograd.grad(found.square().sum(), {x, y})))
+    assert all(torch.equal(a, b) for a, b in zip(*results))
+
+
+@BOTH
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 0.05, 0.1, 1.0])
+def test_small_distances_keep_their_digits(distances, scale):
+    """Below SMALL by tanh and above by the quicker sigmoid, which float32 rounds at 1.2e-7: 4e-6 of a cost of 0.03."""
+    x, y = images(6, 3, scale=scale), images(5, 3, seed=1, scale=scale)
+    found = distances(x.float(), y.float())
+    torch.testing.assert_close(found.double(), PLAIN[distances](x, y), rtol=1e-5, atol=0)
+
+
+def test_a_batch_with_itself_takes_any_gradient(rows):
+    """Also one that is not symmetric, and of an image with itself alone."""
+    x, exact = images(5, 4).requires_grad_(), images(5, 4).requires_grad_()
+    weights = [images(5, 5, seed=2)[:, :, 0], torch.eye(5, dtype=torch.float64), torch.ones(5, 5).triu().double()]
+    for w in weights:
+        (found,) = torch.autograd.grad((w * local_distances(x, x)).sum(), x)
+        (wanted,) = torch.autograd.grad((w * plain(exact, exact)).sum(), exact)
+        torch.testing.assert_close(found, wanted, **FLOAT64)
+
+
+@pytest.mark.parametrize("n", [1, 2, 63, 64, 65, 129, 421])
+def test_blocks_are_of_one_size_and_leave_nothing_out(n):
+    blocks = alignment._blocks(torch.zeros(3, n, 2))
+    sizes = [b.stop - b.start for b in blocks]
+    assert [i for b in blocks for i in range(b.start, b.stop)] == list(range(n))
+    assert max(sizes) <= alignment.ROWS and max(sizes) - min(sizes) <= 1
 
 
 def test_errors_say_what_was_got_and_what_was_wanted():
@@ -391,5 +429,5 @@ def test_errors_say_what_was_got_and_what_was_wanted():
     for wrong in (np.zeros(3), np.zeros((0, 3)), x):
         with pytest.raises(ValueError, match=r"costs must be a matrix \(H, W\)"):
             shortest_path(wrong)
-    with pytest.raises(ValueError, match="block must be at least 1"):
+    with pytest.raises(ValueError, match="block must be a whole number from 1 on, got int 0"):
         local_distance_matrix(x, x, block=0)

@@ -156,6 +156,10 @@ def test_two_pairs_of_one_person_around_all_others():
     assert line([1.0, 9.0], [2.0, 3, 4, 12, 13, 14]).eer == pytest.approx(0.5)
 
 
+def test_a_threshold_without_errors_lies_halfway():
+    assert line([1.0, 2.0], [4.0, 6.0]).threshold == pytest.approx(3, rel=1e-3)  # bins begin a thousandth away
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_common_offset_changes_nothing(seed):
     """Once bins spanned the lengths of features: with an offset of 1e4 all distances fell into one."""
@@ -181,6 +185,12 @@ def test_verification_of_any_scale(scale):
     scaled = verify_features((query * scale).astype(np.float32), (gallery * scale).astype(np.float32), *ids)
     assert scaled.eer == pytest.approx(plain.eer, abs=2e-3)  # a few pairs of a bin
     assert scaled.threshold / scale == pytest.approx(plain.threshold, rel=1e-4)
+
+
+def test_verification_of_double_features_beyond_all_squares():
+    plain, scaled = line([1.0, 3.0], [2.0, 6.0]), line([1e-200, 3e-200], [2e-200, 6e-200])
+    assert scaled.positive / 1e-200 == pytest.approx(plain.positive) and scaled.eer == plain.eer
+    assert scaled.threshold / 1e-200 == pytest.approx(plain.threshold, rel=1e-3)
 
 
 def test_zero_features_verify_at_chance():

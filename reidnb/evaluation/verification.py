@@ -83,9 +83,8 @@ def verify_features(
         q, g, elsewhere = of_one_person(rows)
         own = distances[q, g]
         sums += own[elsewhere].sum(dtype=float), distances.sum(dtype=float) - own.sum(dtype=float)
-        distances[q, g] = np.inf
+        distances[q, g] = np.inf  # counted above the bins, beyond where the shares meet
         near, far, nearest = near + count(own[elsewhere]), far + count(distances), min(nearest, float(distances.min()))
-        far[-1] -= len(q)
     missed = 1 - np.r_[0, np.cumsum(near)] / ones  # of one person, but above the threshold
     accepted = np.r_[0, np.cumsum(far)] / twos  # of two, but below
     at = int(np.argmax(accepted >= missed))

@@ -49,11 +49,8 @@ def labels_of(labels: Any, rows: Tensor) -> Tensor:
         found = torch.as_tensor(labels, device=rows.device)
     except (TypeError, ValueError, RuntimeError):  # strings, None, lists of lists that are not equally long
         found = None
-    if (
-        found is None
-        or found.numel()
-        and (found.is_floating_point() or found.is_complex() or found.dtype is torch.bool)
-    ):
+    whole = found is not None and not (found.is_floating_point() or found.is_complex() or found.dtype is torch.bool)
+    if not whole and (found is None or found.numel()):  # no labels at all are of any kind
         raise TypeError(f"labels must be whole numbers (N,), in a tensor, an array or a list, got {told(labels)}")
     if found.shape != rows.shape[:1]:
         raise ValueError(f"labels must be one integer for each of the {len(rows)} rows, got shape {tuple(found.shape)}")

@@ -167,9 +167,7 @@ if __name__ == "__main__" and (said := main(CASES, __doc__)):
         if f"ours {n}" in times
     ]
     print(table(rows, ["batch against itself", "N", "ours, ms", "peer, ms", "ratio"]))
-    rows = [
-        [name, *ratio(t["ours"], t["peer"])] for name, t in said.items() if name[:4] == "test" and "ours" in t
-    ]
+    rows = [[name, *ratio(t["ours"], t["peer"])] for name, t in said.items() if name[:4] == "test" and "ours" in t]
     print(table(rows, ["3368 x 15913", "ours, s", "peer, s", "ratio"]))
     if "truth" in said.get("one pair", {}):
         print("one pair:", ", ".join(f"{name} {value:.4f}" for name, value in said["one pair"].items()))

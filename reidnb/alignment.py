@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from reidnb.checks import check_number, numbers_of, told
 from reidnb.losses import NEAR
 
-ROWS = 64  # images of x taken at once: what they need stays in the cache
+ROWS = 128  # images of x taken at once: what they need stays in the cache
 PAIRS = 1 << 15  # near-duplicates whose differences are held at once
 SMALL = 1e-3  # squared distances from which on 2 sigmoid(d) - 1, which is quicker, has the digits of tanh(d / 2)
 

@@ -77,7 +77,7 @@ def plain_rigid(x, y):
 PLAIN = {local_distances: plain, rigid_distances: plain_rigid}
 
 
-@pytest.fixture(params=[64, 2])
+@pytest.fixture(params=[128, 2])
 def rows(request, monkeypatch):
     """All images in one block, and in several, the last one smaller."""
     monkeypatch.setattr(alignment, "ROWS", request.param)

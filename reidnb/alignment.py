@@ -80,17 +80,17 @@ def local_distance_matrix(
 ) -> np.ndarray:
     """Distances of a whole test set, by shortest paths or rigid: (Q, H, D), (G, W, D) -> (Q, G) numpy float32.
 
-    Needs little memory beside the result: it takes `block` gallery images at a time, and keeps no gradient.
+    Needs a copy of the stripes and little more beside the result: it takes `block` gallery images at a time, and keeps
+    no gradient.
     ValueError for other shapes and a block below 1, TypeError for what holds no numbers.
     """
     check_number(block, "block", 1, whole=True)
     query, gallery = _stripes(query, gallery, 3, one_height=not aligned)
-    center = _center(query)
-    x, out = _by_stripe(query, center), np.empty((len(query), len(gallery)), dtype=np.float32)
+    x, y = _by_stripe(query, gallery, False)
+    out = np.empty((len(query), len(gallery)), dtype=np.float32)
     step = int(block) * (1 if aligned else query.shape[1])  # rigid distances have so many fewer cells
     for start in range(0, len(gallery), step):
-        y = _by_stripe(gallery[start : start + step], center)
-        out[:, start : start + step] = _forward(x, y, False, aligned).cpu()
+        out[:, start : start + step] = _forward(x, y[:, start : start + step], False, aligned).cpu()
     return out
 
 
@@ -110,13 +110,12 @@ def _stripes(x, y, dimensions, one_height=False):
     return x, x if same else y.to(kind)
 
 
-def _center(x):
-    """What is taken away from all: changes no distance, and keeps digits where all lie far from the origin."""
-    return x.detach().mean((0, 1)) if len(x) else x.new_zeros(())
-
-
-def _by_stripe(x, center):
-    return (x - center).transpose(0, 1).contiguous()
+def _by_stripe(x, y, same):
+    """Stripes (N, H, D), (M, W, D) as (H, N, D), (W, M, D), less the center of x: that changes no distance, and keeps
+    digits where all lie far from the origin."""
+    center = x.mean((0, 1)) if len(x) else 0
+    x = (x - center).transpose(0, 1).contiguous()
+    return x, x if same else (y - center).transpose(0, 1).contiguous()
 
 
 def _all_pairs(x, y, aligned):
@@ -124,16 +123,13 @@ def _all_pairs(x, y, aligned):
     same = x is y
     x, y = _stripes(x, y, 3, one_height=not aligned)
     with torch.autocast(x.device.type, enabled=False):
-        center = _center(x)
-        x = _by_stripe(x, center)
-        y = x if same else _by_stripe(y, center)
-        if x.requires_grad or y.requires_grad:  # never under no_grad, where they were moved
+        if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
             return _Distances.apply(x, y, same, aligned)
-        return _forward(x, y, same, aligned)
+        return _forward(*_by_stripe(x.detach(), y.detach(), same), same, aligned)
 
 
 class _Distances(torch.autograd.Function):
-    """x (H, N, D), y (W, M, D) -> (N, M). The forward keeps by what each cell pulls, the backward multiplies.
+    """x (N, H, D), y (M, W, D) -> (N, M). The forward keeps by what each cell pulls, the backward multiplies.
 
     In a batch with itself the pairs i, j and j, i are one pair. So there x_i is pulled by its row alone, for both,
     and one product does.
@@ -141,6 +137,7 @@ class _Distances(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, y, same, aligned):
+        x, y = _by_stripe(x, y, same)
         ctx.save_for_backward(x, y)
         ctx.same, ctx.aligned, ctx.kept = same, aligned, []
         return _forward(x, y, same, aligned, ctx.kept)
@@ -156,7 +153,7 @@ class _Distances(torch.autograd.Function):
             for rows, (slopes, near) in zip(_blocks(x), ctx.kept):
                 pull = _pull(_flat(x[:, rows], ctx.aligned), y, slopes * gradient[rows], near, to_y)
                 to_x[:, rows] = pull.view_as(x[:, rows])
-        return to_x, to_y, None, None
+        return to_x.transpose(0, 1), None if to_y is None else to_y.transpose(0, 1), None, None
 
 
 def _blocks(x):

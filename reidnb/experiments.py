@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from reidnb import evaluation, inference
-from reidnb.datasets import ReIDDataset, check_name, check_protocol, open_dataset, option_names, relabel
+from reidnb.datasets import ReIDDataset, check_name, check_protocol, is_drawn, open_dataset, option_names, relabel
 from reidnb.files import cache_root, kept
 from reidnb.methods.adaptation import target_of
 from reidnb.methods.parts import Trial, all_parts, bound, facts_of
@@ -44,7 +44,8 @@ def run(
 
     recipe: a name of `recipes.RECIPES`, or a Recipe. dataset: a name for `open_dataset`, or an opened
     ReIDDataset. changes: fields of the recipe by their flat names (`epochs=20`, `margin=0.1`) or options of the dataset
-    (`misalignment=2.0`). A run that was killed goes on after its last epoch; two processes that ask for the same run
+    (`misalignment=2.0`). Of a drawn dataset seed s is world s too, so that a spread over seeds holds the people;
+    `world=0` keeps it apart. A run that was killed goes on after its last epoch; two processes that ask for the same run
     make it once. Raises ValueError or TypeError for what is unknown before any work.
     """
     check_seed(seed)
@@ -56,8 +57,9 @@ def run(
     to_plain(recipe)  # what has no key is refused before a world is drawn
     if recipe.learns:
         check_weights(recipe.model, recipe.weights)
-    data = _open(dataset, recipe, options)
-    seed = int(seed) if recipe.learns else 0  # where nothing is drawn by lot, one run stands for all seeds
+    data = _open(dataset, recipe, seed, options)
+    drawn = is_drawn(data.name)
+    seed = int(seed) if recipe.learns or drawn else 0  # where nothing is drawn by lot, one run stands for all seeds
     recorded = "full" if profile == "quick" else profile  # the same settings: quick is full's first seed
     key = key_of_run(recipe, data, seed, device, recorded)
     path, found = cache_root() / "runs" / f"{key}.npz", []
@@ -65,7 +67,9 @@ def run(
 
     def make(file):
         result = make_result(recipe, data, seed, device, checkpoint)
-        how = {"profile": recorded, "changes": _changes(base, recipe, ours, opened), "options": opened}
+        told = {k: v for k, v in opened.items() if k not in ("root", "world")}
+        told |= {"world": opened.get("world", 0)} if drawn and opened.get("world", 0) != seed else {}
+        how = {"profile": recorded, "changes": _changes(base, recipe, ours, told), "options": opened}
         how |= {"about": circumstances(device), "key": key}
         save(replace(result, **how), file)
 
@@ -234,7 +238,7 @@ def _sorted_out(base, dataset, changes):
     """Changes -> those of the recipe, and options of the dataset; TypeError for what is neither."""
     name = dataset.name if isinstance(dataset, ReIDDataset) else dataset
     check_name(name) if not isinstance(dataset, ReIDDataset) else None
-    options = () if isinstance(dataset, ReIDDataset) else (*option_names(name), "root")
+    options = () if isinstance(dataset, ReIDDataset) else (*option_names(name), "root", "world")
     fields = {p.name for p in places(base)} | {f"{p.owner}_{p.name}" for p in places(base)}
     ours = {field: given for field, given in changes.items() if field in fields}
     others = {field: given for field, given in changes.items() if field not in fields}
@@ -262,7 +266,7 @@ def _changes(base, recipe, ours, options):
     "epochs=20, misalignment=2.0"."""
     was, now = ({name: _held(whole, way) for name, way in flat_names(base).items()} for whole in (base, recipe))
     changed = {name: now[name] for name in (find(base, field) for field in ours) if was[name] != now[name]}
-    changed |= {name: given for name, given in options.items() if name != "root"}
+    changed |= options
     return ", ".join(f"{name}={_words(given)}" for name, given in sorted(changed.items()))
 
 
@@ -279,10 +283,11 @@ def _words(given):
     return repr(given)
 
 
-def _open(dataset, recipe, options):
+def _open(dataset, recipe, seed, options):
+    """The dataset, of a drawn one the seed's world unless another is asked for."""
     if not isinstance(dataset, ReIDDataset):
-        options = dict(options)
-        return open_dataset(dataset, options.pop("root", None), size=recipe.size, **options)
+        options = {"root": None, "size": recipe.size, "world": int(seed) % 1_000_000} | options
+        return open_dataset(dataset, **options)
     if dataset.train.images.shape[2:] != tuple(recipe.size):
         opened = tuple(dataset.train.images.shape[2:])
         raise ValueError(f"recipe {recipe.name} wants pictures of {recipe.size}, the dataset was opened at {opened}")

@@ -9,19 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from reidnb.descriptors import DESCRIPTORS
 from reidnb.files import atomic_write
 from reidnb.result import kept_results
-from reidnb.values import did_you_mean
+from reidnb.verdicts import NOTHING, VERDICTS, judge, run_name
 
 PACKAGE = Path(__file__).parent
 RESULTS = PACKAGE / "results"
 IDENTIFIES = ["recipe", "dataset", "changes", "profile", "seed"]  # what makes two rows the same run
 SCORES = ["mAP", "rank1", "rank5", "rank10", "mINP"]
-VERDICTS = ("holds", "does not hold", "within noise", "not run")
-SAID = ("id", "statement", "source", "metric", "method", "on")  # by every claim; and what else one may say:
-MAY_SAY = ("baseline", "below", "better", "slack", "paper_gain", "notebook", "statement_zh")
-MAY_SAY += tuple(f"{who}_{what}" for who in ("method", "baseline") for what in ("metric", "on", "from"))
 
 
 def papers() -> dict[str, list[dict]]:
@@ -118,155 +113,32 @@ def plus_minus(values: np.ndarray) -> str:
     return f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" if len(values) > 1 else f"{values.mean():.1f}"
 
 
-def run_name(recipe: str, changes: str = "") -> str:
-    """How tables and claims name a run: "trihard", or "trihard, label_noise=0.2"."""
-    return f"{recipe}, {changes}" if changes else recipe
-
-
-def judge(runs: pd.DataFrame, claims: list[dict] | None = None) -> pd.DataFrame:
-    """The ledger: a row for each claim and each dataset it is tested on -> DataFrame.
-
-    `gain` is the mean over seeds of method minus baseline in points (or of the method minus the bound), `spread` the
-    half width of its 95 % interval (Student's t over the seeds' paired differences). Verdict: "holds" when the whole
-    interval lies on the claimed side, "does not hold" when it lies on the other, "within noise" when it contains zero
-    or there is one seed only, "not run" without runs. A claim about something that learns nothing has no spread and
-    needs one run. One with `slack` claims that the method is at most so many points worse. The verdict
-    is on sign * gain + slack: `sign` is -1 where less is claimed. Beside the datasets that a claim names it is tested
-    wherever its runs were made under "paper".
-    """
-    rows = []
-    claims = papers()["claim"] if claims is None else [*map(_checked_claim, claims)]
-    kinds = ("metric", "method_metric", "baseline_metric")
-    metrics = {claim[kind] for claim in claims for kind in kinds if kind in claim}
-    runs = _with_columns(runs, [*SCORES, *metrics])
-    names = pd.Series([run_name(row.recipe, row.changes) for row in runs.itertuples()], runs.index, dtype=object)
-    runs = runs.assign(name=names)
-    by_profile = dict(iter(runs.groupby("profile")))
-    nothing = runs[:0]
-    for claim in claims:
-        sign = -1 if "below" in claim or claim.get("better") == "lower" else 1
-        slack = claim.get("slack", 0)
-        paper, on = by_profile.get("paper", nothing), [tuple(pair) for pair in claim["on"]]
-        more = [(dataset, "paper") for dataset in paper.dataset.unique() if len(_differences(claim, paper, dataset))]
-        for dataset, profile in dict.fromkeys(on + more):
-            difference = _differences(claim, by_profile.get(profile, nothing), dataset)
-            gain, spread = difference.mean() if len(difference) else np.nan, _half_width(difference)
-            if len(difference) == 1 and {claim["method"], claim.get("baseline", claim["method"])} <= set(DESCRIPTORS):
-                spread = 0.0  # nothing learned: the same number whatever the seed
-            rows.append(
-                {
-                    "id": claim["id"],
-                    "statement": claim["statement"],
-                    "paper_gain": claim.get("paper_gain", np.nan),
-                    "gain": gain,
-                    "spread": spread,
-                    "seeds": len(difference),
-                    "dataset": dataset,
-                    "profile": profile,
-                    "metric": claim["metric"],
-                    "verdict": _verdict(sign * gain + slack, spread, len(difference)),
-                    "sign": sign,
-                    "slack": slack,
-                    "method": _who(claim, "method", dataset),
-                    "baseline": _who(claim, "baseline", dataset),
-                    "notebook": claim.get("notebook"),
-                    "source": claim["source"],
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def _checked_claim(claim):
-    """A claim, if it says what it must, in words that are known: a slip of the pen would read "not run" for ever."""
-    if not isinstance(claim, dict):
-        raise TypeError(f"a claim is a dict, as papers()['claim'] has them; got {claim!r}")
-    called = f"claim {claim.get('id')!r}"
-    if lacking := [name for name in SAID if name not in claim]:
-        raise ValueError(f"{called} lacks {', '.join(lacking)}")
-    if odd := [name for name in claim if name not in (*SAID, *MAY_SAY)]:
-        raise ValueError(f"{called} says {odd[0]!r}{did_you_mean(odd[0], (*SAID, *MAY_SAY))}, which no claim does")
-    if ("baseline" in claim) == ("below" in claim):
-        raise ValueError(f"{called} needs a baseline, or a bound to be below; one of the two")
-    if claim.get("better", "lower") != "lower":
-        raise ValueError(f"{called}: better is 'lower' or is not said; got {claim['better']!r}")
-    if bad := [name for name in ("below", "slack", "paper_gain") if not _is_number(claim.get(name, 0.0))]:
-        raise ValueError(f"{called}: {bad[0]} must be a number, in points; got {claim[bad[0]]!r}")
-    on = claim["on"]
-    if not isinstance(on, (list, tuple)) or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in on):
-        raise ValueError(f"{called}: on must be a list of (dataset, profile); got {on!r}")
-    return claim
-
-
-def _is_number(given):
-    return isinstance(given, (int, float, np.number)) and not isinstance(given, bool)
-
-
-def _who(claim, who, dataset):
-    """One side of a claim in words: the run, its score where it is another, where it was tested, what it came from."""
-    if who == "baseline" and "below" in claim:
-        return f"{claim['below']:g} %"
-    score, on, start = (claim.get(f"{who}_{what}") for what in ("metric", "on", "from"))
-    words = [claim[who], f"({score})" if score else "", f"on {on}" if on and on != dataset else ""]
-    return " ".join(word for word in [*words, f"since {start}" if start else ""] if word)
-
-
-def _differences(claim, runs, dataset):
-    """Method minus baseline (or minus the bound), one value a seed that both have, in points.
-
-    With `method_from` and `baseline_from` it is what the method changed from that run, minus what the baseline did;
-    with `method_on` or `baseline_on` a run of another dataset.
-    """
-
-    def score(who):
-        metric = claim.get(f"{who}_metric", claim["metric"])
-        here = runs[runs.dataset == claim.get(f"{who}_on", dataset)]
-        value = here[here["name"] == claim[who]].set_index("seed")[metric]
-        other = {"method": "baseline", "baseline": "method"}[who]
-        if claim[who] in DESCRIPTORS and claim.get(other) not in DESCRIPTORS and "below" not in claim and len(value):
-            value = value.iloc[0]  # learns nothing: one run stands for all seeds
-        start = claim.get(f"{who}_from")
-        return value if start is None else value - here[here["name"] == start].set_index("seed")[metric]
-
-    reference = claim["below"] / 100 if "below" in claim else score("baseline")
-    return pd.Series(100 * (score("method") - reference), dtype=float).dropna().to_numpy()
-
-
-def _half_width(values):
-    n = len(values)
-    from scipy.stats import t as student  # slow to import
-
-    return student.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
-
-
-def _verdict(gain, spread, seeds):
-    if not seeds:
-        return "not run"
-    if np.isnan(spread) or abs(gain) <= spread:
-        return "within noise"
-    return "holds" if gain > 0 else "does not hold"
-
-
 def show_claims(ledger: pd.DataFrame) -> pd.DataFrame:
     """The claims as people read them: gains with their intervals -> DataFrame of strings."""
     ours = [
         f"{row.gain:+.1f} {row.metric}" + (f" ± {row.spread:.1f}" if row.spread > 0 else "") if row.seeds else ""
         for row in ledger.itertuples()
     ]
-    paper = [f"{gain:+.1f}" if gain == gain else "" for gain in ledger.paper_gain]
+    more = {"undecided": " ({row.decides} seeds would)", "no effect": f" above {NOTHING:g} point"}
+    said = [row.verdict + more.get(row.verdict, "").format(row=row) for row in ledger.itertuples()]
     return pd.DataFrame(
         {
             "claim": ledger.statement,
             "tested on": ledger.dataset,
-            "paper": paper,
+            "paper": [f"{gain:+.1f}" if gain == gain else "" for gain in ledger.paper_gain],
             "ours": ours,
             "seeds": ledger.seeds,
-            "verdict": ledger.verdict,
+            "q": [f"{q:.3f}" if q == q else "" for q in ledger.q],
+            "verdict": said,
+            "note": ledger.note,
         }
     )
 
 
 def count_verdicts(ledger: pd.DataFrame) -> pd.DataFrame:
-    """How many claims came to which verdict: the papers' on the built-in world and on photographs, and our own."""
+    """How many claims came to which verdict: the papers' on the built-in world and on photographs, and our own. One
+    that follows from another is not counted again."""
+    ledger = ledger[~ledger.note.str.contains("follows from")]
     drawn = ledger.dataset.str.fullmatch(r"synthetic\w*(->synthetic\w*)?")
     own = ledger.source.str.contains("reidnb")
     groups = {
@@ -322,7 +194,7 @@ def claims(kept: bool = False) -> pd.DataFrame:
 
     Judged from results/runs.csv, with `kept=True` also from the runs on this machine; the rule stands in `judge`.
     """
-    return judge(results(kept))
+    return judge(results(kept), papers()["claim"])
 
 
 def write_tables(out: str | Path = RESULTS, readme: str | Path | None = None) -> str:
@@ -332,7 +204,7 @@ def write_tables(out: str | Path = RESULTS, readme: str | Path | None = None) ->
     write_runs(results(), out / "runs.csv")
     write_runs(statements(), out / "attributes.csv")
     runs = read_runs(out / "runs.csv")
-    judged = judge(runs)
+    judged = judge(runs, papers()["claim"])
     ledger = markdown(show_claims(judged))
     for name, text in {"results": markdown(summarise(runs)), "claims": ledger}.items():
         atomic_write(out / f"{name}.md", lambda file, text=text: file.write_text(text + "\n", encoding="utf-8"))

@@ -9,7 +9,7 @@ have is said in `reidnb.methods`; one of your own, from a notebook's cell, goes 
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from reidnb.batches import Augmentation
 from reidnb.descriptors import DESCRIPTORS
@@ -37,7 +37,7 @@ from reidnb.methods.parts import all_parts, needed
 from reidnb.models import BACKBONES
 from reidnb.network import GIVEN, PAIRWISE, ReIDModel, build_model
 from reidnb.training import HISTORY
-from reidnb.values import Count, Positive, Share, Weight, change, did_you_mean, flat_names, key_of, places, value
+from reidnb.values import Count, Positive, Share, Weight, Within, change, did_you_mean, flat_names, key_of, places, value
 
 
 @value
@@ -48,8 +48,8 @@ class Recipe:
     title: str = ""
     # the network
     model: str = "small"  # one of reidnb.models.BACKBONES, or of reidnb.descriptors.DESCRIPTORS, which learn nothing
-    weights: str | None = "drawn"  # where the backbone starts: "drawn", "imagenet", None (random) or a file
-    last_stride: Literal[1, 2] = 1  # of a ResNet
+    weights: str | None = "distilled"  # where it starts: "distilled", "drawn", "imagenet", None (random) or a file
+    last_stride: Literal[1, 2] = 1  # of a ResNet or Lite0
     pooling: Literal["avg", "max", "both"] = "avg"  # of the map; "both": their sum
     width: Count | None = None  # values of a feature, by a linear layer behind the pooling; None: those of the map
     heads: tuple = ()
@@ -62,7 +62,7 @@ class Recipe:
     extra: Any = None  # pictures that join each batch: TargetStyles, TrainingCopies
     # the loss, and how it is brought down
     losses: tuple = ()
-    epochs: Count = 8
+    epochs: Annotated[int, Within(0, 100_000)] = 8  # 0: the start as it is
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: Positive = 1e-3
     weight_decay: Weight = 0.4
@@ -124,7 +124,7 @@ class Recipe:
             self._refuse(f"batches of {self.p} x {self.k} hold no pairs to compare: p and k must be at least 2")
         if self.label_noise >= 1:
             self._refuse("label_noise must be below 1: some labels must be right")
-        if self.schedule == "cosine" and self.warmup >= self.epochs:
+        if self.schedule == "cosine" and self.epochs and self.warmup >= self.epochs:
             self._refuse(f"a warm-up of {self.warmup:g} epochs leaves nothing of {self.epochs}")
 
     def _refuse(self, why):
@@ -202,10 +202,13 @@ RECIPES = {
     r.name: r
     for r in (
         Recipe("colour_histogram", "Colour histogram, nothing learned", model="colour_histogram", weights=None),
+        Recipe("untrained", "The start, untrained", losses=IDE, epochs=0, compare="features"),
+        Recipe("untrained_drawn", "The drawn start, untrained", losses=IDE, epochs=0, compare="features", weights="drawn"),
         Recipe("ide", "Identification (IDE)", losses=IDE),
         Recipe("ide_scratch", "Identification (IDE) from scratch", losses=IDE, weights=None),
         Recipe("baseline", "Identification + TriHard: our baseline", losses=BASELINE),
         Recipe("baseline_scratch", "Our baseline from scratch", losses=BASELINE, weights=None),
+        Recipe("baseline_drawn", "Our baseline from the drawn start", losses=BASELINE, weights="drawn"),
         # notebook 01
         Recipe("verification", "Verification", losses=(Verification(),), lr=3e-4),
         Recipe("ide_verification", "Identification + verification", losses=(Identity(), Verification(weight=0.2))),
@@ -325,16 +328,19 @@ def recipe(name: str | Recipe, /, profile: str = "quick", **changes: Any) -> Rec
     )
     if changes.get("weights", base.weights) is None:
         settings |= SCRATCH.get(profile, {})
+    if base.epochs == 0:  # not trained under any profile
+        settings.pop("epochs", None)
     settled = change(base, **{field: given for field, given in settings.items() if field not in changes})
     return change(settled, **changes)
 
 
 def _larger(base: Recipe, settings: dict) -> Iterator[tuple[str, str]]:
-    """A profile's larger backbone wherever the recipe has a small one, in the same form."""
-    ways = {way: flat for flat, way in flat_names(base).items()}
+    """A profile's larger backbone wherever the recipe has a small one, in the same form where it has that."""
+    ways, larger = {way: flat for flat, way in flat_names(base).items()}, settings.get("model")
     for place in places(base) if "model" in settings else ():
         if place.way not in (("name",), ("title",)) and str(place.held) in BACKBONES and "small" in place.held:
-            yield ways[place.way], settings["model"] + place.held.removeprefix("small")
+            form = larger + place.held.removeprefix("small")
+            yield ways[place.way], form if form in BACKBONES else larger
 
 
 def titled(base: Recipe, name: str, title: str = "", **changes: Any) -> Recipe:

@@ -26,6 +26,7 @@ __all__ = [
     "check_protocol",
     "decode",
     "has_attributes",
+    "is_drawn",
     "open_dataset",
     "option_names",
     "relabel",
@@ -36,13 +37,19 @@ DATASETS = (*WORLDS, *LAYOUTS)
 
 
 def open_dataset(
-    name: str = "synthetic", root: str | Path | None = None, size: tuple[int, int] | None = None, **options
+    name: str = "synthetic",
+    root: str | Path | None = None,
+    size: tuple[int, int] | None = None,
+    world: int = 0,
+    **options,
 ) -> ReIDDataset:
     """Open a dataset by name (`DATASETS` lists them); its images are decoded the first time and mapped from then on.
 
     root: the dataset's folder, or one that holds it under its usual name; without it, the environment's REIDNB_DATA.
     size: (H, W) in pixels that every image is resized to, once; None is 128 x 64 for the built-in world and
         Market-1501, 256 x 128 for the others.
+    world: which of a drawn dataset's worlds, each with other people (and, but for summer and winter, other cameras): a
+        seed of an experiment is a world. Photographs have one, and take no notice.
     options: what the dataset has of its own: the dials and counts of the built-in world (misalignment=2.0,
         train_identities=40), or those of its reader in `layouts` (images="labeled" for cuhk03).
 
@@ -55,6 +62,9 @@ def open_dataset(
     Warns when some queries have no answer in the gallery.
     """
     check_name(name)
+    if not isinstance(world, (int, np.integer)) or isinstance(world, bool) or not 0 <= world < 1_000_000:
+        raise ValueError(f"world must be a whole number from 0 on, below a million; got {world!r}")
+    options |= {"world": int(world)} if world and is_drawn(name) else {}
     if "->" in name:
         return _open_pair(*name.split("->", 1), root, size, options)
     if name in WORLDS:
@@ -85,6 +95,11 @@ def check_name(name: str) -> None:
             )
 
 
+def is_drawn(name: str) -> bool:
+    """Is it, or one of the pair, a built-in world, of which there are many?"""
+    return any(part in WORLDS for part in name.split("->", 1))
+
+
 def option_names(name: str) -> tuple[str, ...]:
     """The options that `open_dataset(name, ...)` takes besides root and size; of a pair those that both of it take,
     since they are given to both. ValueError for an unknown name."""
@@ -108,13 +123,15 @@ def _open_pair(
     """Two datasets as one: learn from `source`, adapt to and be tested on `target`."""
     if root is not None:
         raise TypeError(f"{source}->{target}: a pair has no one root; set REIDNB_DATA to the folder that holds both")
-    ours, theirs = (open_dataset(name, None, size or SIZE, **options) for name in (source, target))
+    world = options.pop("world", 0)
+    ours, theirs = (open_dataset(name, None, size or SIZE, world, **options) for name in (source, target))
     # no file names either: they begin with the identity
     hidden = Split(theirs.train.images, np.full(len(theirs.train), -1), theirs.train.camids)
     names = ours.attribute_names if ours.attribute_names == theirs.attribute_names else ()
     return replace(
         ours,
         name=f"{source}->{target}",
+        options=options | ({"world": world} if world else {}),
         attribute_names=names,
         target=hidden,
         query=theirs.query,

@@ -16,12 +16,14 @@ from reidnb.datasets.splits import ReIDDataset
 
 # What each name changes from `synthetic.make_world`'s own defaults. The pair for adaptation differs in everything:
 # other people, other cameras and backgrounds (domain), another wardrobe and light (season). The world for validation is
-# like the first, with other people and cameras: learning rates are chosen there, never on the test set.
+# like the first, with other people and cameras: learning rates are chosen there, never on the test set. World w of a
+# name is that of w seeds further on. Summer and winter are two places: their worlds are other people before the same
+# cameras, whose styles a generator has learned.
 WORLDS = {
     "synthetic": {},
-    "synthetic_validation": {"seed": 10},
-    "synthetic_summer": {"season": 0.0, "domain": 2, "seed": 20},
-    "synthetic_winter": {"season": 2.0, "domain": 3, "seed": 30},
+    "synthetic_validation": {"seed": 1_000_000},
+    "synthetic_summer": {"season": 0.0, "domain": 2, "seed": 20, "place": 20},
+    "synthetic_winter": {"season": 2.0, "domain": 3, "seed": 30, "place": 30},
 }
 SIZE = (128, 64)
 # What the world is drawn by, as this process imported it: part of the key of kept worlds, and helpers must agree.
@@ -35,12 +37,19 @@ PIECE = 64  # shots that a process draws at a time
 def open_drawn(name: str, size: tuple[int, int] | None, options: dict) -> ReIDDataset:
     """See `open_dataset`; `name` is one of WORLDS, options are dials and arguments of `synthetic.make_world`."""
     defaults = _defaults()
-    if unknown := sorted(set(options) - set(defaults)):
+    if unknown := sorted(set(options) - {*defaults, "world"}):
         raise TypeError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(defaults)}")
     height, width = cache.check_size(size or SIZE)
-    options = {**defaults, **WORLDS[name], **options, "size": (height, width)}
+    options = {**defaults, **_plan(name, options), "size": (height, width)}
     settings = f"{height}x{width}-{files.digest(sorted(options.items()))}"
     return cache.load(name, settings, SOURCE, partial(_draw_all, name, options))
+
+
+def _plan(name: str, options: dict) -> dict:
+    """What a name and its options change from the defaults; of world w the seed is w further on."""
+    plan = {**WORLDS[name], **options}
+    world = plan.pop("world", 0)
+    return plan | ({"seed": plan.get("seed", 0) + world} if world else {})
 
 
 def _defaults() -> dict:
@@ -71,7 +80,7 @@ def true_styles(name: str, size: tuple[int, int], options: dict, split: str = "t
         raise ValueError(f"split must be train, query or gallery; got {split!r}")
     from reidnb import synthetic
 
-    options = {**WORLDS[name], **options, "size": cache.check_size(size)}
+    options = {**_plan(name, options), "size": cache.check_size(size)}
 
     def fill(aside):
         world = make_world(options)

@@ -4,7 +4,7 @@ import inspect
 import itertools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import truediv
 from pathlib import Path
@@ -33,16 +33,20 @@ class Layout:
     source: Callable[[Path, str], Path | Image.Image] = truediv  # (folder, file) -> what holds the image
 
 
+_MARKET = Layout(
+    layouts.market1501,
+    (*layouts.MARKET_FOLDERS.values(),),
+    ("Market-1501-v15.09.15", "Market-1501", "market1501", "Market1501", "market1501/Market-1501-v15.09.15"),
+    "Its authors (Zheng et al., ICCV 2015) give it out for research; unpack the archive and leave it as it is.",
+    also=("gt_bbox",),
+    attributes="market_attribute.mat",
+    size=(128, 64),
+)
+_HALF = replace(_MARKET, read=partial(layouts.market1501_half, cameras=(1, 2, 3), part=0))
 LAYOUTS = {
-    "market1501": Layout(
-        layouts.market1501,
-        (*layouts.MARKET_FOLDERS.values(),),
-        ("Market-1501-v15.09.15", "Market-1501", "market1501", "Market1501", "market1501/Market-1501-v15.09.15"),
-        "Its authors (Zheng et al., ICCV 2015) give it out for research; unpack the archive and leave it as it is.",
-        also=("gt_bbox",),
-        attributes="market_attribute.mat",
-        size=(128, 64),
-    ),
+    "market1501": _MARKET,
+    "market1501_first": _HALF,
+    "market1501_second": replace(_HALF, read=partial(layouts.market1501_half, cameras=(4, 5, 6), part=1)),
     "dukemtmc": Layout(
         layouts.dukemtmc,
         (*layouts.MARKET_FOLDERS.values(),),
@@ -138,8 +142,9 @@ def prepare(name: str, root: str | Path | None, options: dict) -> tuple[Path, di
 
 
 def options_of(name: str) -> tuple[str, ...]:
-    """What a layout can be told beside root and size: the keywords of its reader."""
-    return tuple(inspect.signature(LAYOUTS[name].read).parameters)[1:]
+    """What a layout can be told beside root and size: the keywords of its reader that are not settled."""
+    read = LAYOUTS[name].read
+    return tuple(k for k in inspect.signature(read).parameters if k not in getattr(read, "keywords", {}))[1:]
 
 
 def find_folder(name: str, root: str | Path | None) -> Path:

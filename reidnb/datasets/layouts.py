@@ -53,6 +53,35 @@ def market1501(folder: Path, attributes: Path | None = None) -> dict[str, Listin
     return _named_splits(folder, parts, attributes, "market_attribute", MARKET_ATTRIBUTES)
 
 
+def market1501_half(
+    folder: Path, attributes: Path | None = None, cameras: tuple[int, ...] = (1, 2, 3), part: int = 0
+) -> dict[str, Listing]:
+    """Market-1501 as one of two domains that share no person and no camera: what some of its `cameras` (from 1) saw of
+    one half of its training people (`part` 0 or 1) and of its test people. Queries whom no other of its cameras saw are
+    left out."""
+    whole = market1501(folder, attributes)
+    people = np.unique(whole["train"].pids)
+    half = np.random.default_rng(0).permutation(people)[part::2]
+    inside = {split: np.isin(listing.camids, np.array(cameras) - 1) for split, listing in whole.items()}
+    if missing := [f"c{camera}" for camera in cameras if not (whole["train"].camids == camera - 1).any()]:
+        raise ValueError(f"{folder} has no training pictures of {', '.join(missing)}, which this half of it is made of")
+    inside["train"] &= np.isin(whole["train"].pids, half)
+    seen, asked = whole["gallery"], whole["query"]
+    by = np.array([np.isin(asked.pids, seen.pids[seen.camids == camera - 1]) for camera in cameras])
+    own = asked.camids == np.array(cameras)[:, None] - 1
+    inside["query"] &= (by & ~own).any(0)
+    found = {split: _chosen(listing, inside[split]) for split, listing in whole.items()}
+    first = min(cameras) - 1  # cameras count from 0 in every dataset
+    return {split: replace(listing, camids=listing.camids - first) for split, listing in found.items()}
+
+
+def _chosen(listing: Listing, which: np.ndarray) -> Listing:
+    """Some of a split's images."""
+    arrays = ("pids", "camids", "attributes", "tracklets", "boxes")
+    kept = {name: getattr(listing, name)[which] for name in arrays if getattr(listing, name) is not None}
+    return replace(listing, files=[listing.files[i] for i in np.flatnonzero(which)], **kept)
+
+
 def dukemtmc(folder: Path, attributes: Path | None = None) -> dict[str, Listing]:
     """DukeMTMC-reID, with duke_attribute.mat where it is there."""
     return _named_splits(folder, MARKET_FOLDERS, attributes, "duke_attribute", DUKE_ATTRIBUTES)

@@ -97,7 +97,8 @@ def _styled(split, name, options, styles, copies, device) -> Styled:
         )
     if styles == "truth":
         return Styled(split.images, split.camids, true_styles(name, split.images.shape[2:], options))
-    return all_styles(split, load_or_train_generator(split, name, options, device=device), device)
+    place = {option: given for option, given in options.items() if option != "world"}  # cameras, whoever passes them
+    return all_styles(split, load_or_train_generator(split, name, place, device=device), device)
 
 
 # ---------------------------------------------------------------------------------------------------------- loss terms

@@ -2,19 +2,25 @@
 
 from reidnb.models.backbones import (
     BACKBONES,
-    DRAWN,
+    OURS,
+    SHIPPED,
+    STARTS,
     check_weights,
     load_backbone,
     save_backbone,
     weights_fingerprint,
 )
+from reidnb.models.efficientnet import Lite0
 from reidnb.models.resnet import ResNet, xception_form
 from reidnb.models.small import Small
 
 __all__ = [
     "BACKBONES",
-    "DRAWN",
+    "OURS",
+    "Lite0",
     "ResNet",
+    "SHIPPED",
+    "STARTS",
     "Small",
     "check_weights",
     "load_backbone",

@@ -37,7 +37,7 @@ class ResNet(nn.Module):
             images = layer(images)
         return images
 
-    def load_torchvision(self, state: Mapping[str, torch.Tensor]) -> None:
+    def load_released(self, state: Mapping[str, torch.Tensor]) -> None:
         """Take a torchvision state dict, its classifier left out."""
         self.load_state_dict({name: values for name, values in state.items() if not name.startswith("fc.")})
 

@@ -174,7 +174,7 @@ def _tables(size):
 def _background(world, camera, shot):
     """The part of the panorama behind the box, and its height in panorama pixels."""
     height, width = world.size
-    scene = panorama(world.seed, world.domain, camera, world.size)
+    scene = panorama(world.place, world.domain, camera, world.size)
     horizon = HORIZON * scene.height
     ground = horizon + shot.y * (scene.height - horizon)
     tall = camera.eye * (ground - horizon) / (STATURE * shot.scale)  # the height of the box there
@@ -276,6 +276,7 @@ def write_market1501(world: World, folder: str | Path, progress: bool = True) ->
         "format": "reidnb synthetic world 1",
         "seed": world.seed,
         "domain": world.domain,
+        "place": world.place,
         "size": list(world.size),
         "dials": asdict(world.dials),
         "people": len(world.people),

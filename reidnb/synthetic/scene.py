@@ -34,12 +34,12 @@ def _muted(rng):
 
 
 @lru_cache(maxsize=24)
-def panorama(seed, domain, camera, size):
+def panorama(place, domain, camera, size):
     """The empty scene of one camera: an RGB image, PANORAMA times as wide and high as the picture is high.
 
     It is painted at one scale and then resized, so a camera shows the same place at every picture size.
     """
-    rng = stream(seed, domain, SCENE, camera.camid)
+    rng = stream(place, domain, SCENE, camera.camid)
     width, tall = 2048, 512
     image = Image.new("RGB", (width, tall))
     draw = ImageDraw.Draw(image)

@@ -114,6 +114,7 @@ class World:
 
     seed: int
     domain: int
+    place: int  # the seed of its cameras and scenes
     size: tuple
     dials: Dials
     people: tuple
@@ -153,13 +154,16 @@ def make_world(
     size: tuple[int, int] = (128, 64),
     dials: Dials = Dials(),
     domain: int = 0,
+    place: int | None = None,
 ) -> World:
     """Plan a world by Market-1501's rules; nothing is drawn yet.
 
     size is (height, width) in pixels, ratio 2:1. Another `domain` has other cameras, backgrounds, people and
-    wardrobes. ValueError on impossible numbers. The default world has about 6,300 shots.
+    wardrobes; `place` is the seed of cameras and backgrounds alone (None: the world's own), so that others may walk there.
+    ValueError on impossible numbers. The default world has about 6,300 shots.
     """
-    _check(seed, train_identities, test_identities, cameras, distractors, junk, size, dials, domain)
+    place = seed if place is None else place
+    _check(seed, train_identities, test_identities, cameras, distractors, junk, size, dials, domain, place)
     pids = stream(seed, domain, PEOPLE).permutation(np.arange(1, train_identities + test_identities + 1)).tolist()
     train_pids, test_pids = pids[:train_identities], pids[train_identities:]
 
@@ -170,7 +174,7 @@ def make_world(
     people = cast(PEOPLE, train_pids, train_pids) + cast(PEOPLE, test_pids, test_pids)
     people = tuple(sorted(people, key=lambda person: person.pid))
     strangers = cast(PASSERS_BY, range(STRANGERS), [0] * STRANGERS)
-    views = tuple(_make_camera(stream(seed, domain, CAMERAS, camid), camid, dials, domain) for camid in range(cameras))
+    views = tuple(_make_camera(stream(place, domain, CAMERAS, camid), camid, dials, domain) for camid in range(cameras))
 
     train, query, gallery = [], [], []
     first = 0  # the next free tracklet number
@@ -190,10 +194,10 @@ def make_world(
     gallery += [_junk(rng, views, dials, first + distractors + index, len(people)) for index in range(junk)]
     shots = {"train": train, "query": query, "gallery": gallery}
     shots = {split: tuple(sorted(shots[split], key=file_name)) for split in shots}
-    return World(seed, domain, tuple(size), dials, people, views, shots, strangers)
+    return World(seed, domain, place, tuple(size), dials, people, views, shots, strangers)
 
 
-def _check(seed, train_identities, test_identities, cameras, distractors, junk, size, dials, domain):
+def _check(seed, train_identities, test_identities, cameras, distractors, junk, size, dials, domain, place):
     counts = {
         "seed": seed,
         "train_identities": train_identities,
@@ -201,6 +205,7 @@ def _check(seed, train_identities, test_identities, cameras, distractors, junk, 
         "distractors": distractors,
         "junk": junk,
         "domain": domain,
+        "place": place,
     }
     for name, value in counts.items():
         if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 0:

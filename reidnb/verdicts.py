@@ -1,0 +1,242 @@
+"""How a claim is judged: paired gains over seeds, a variance that leans on claims of its kind, and one of six verdicts.
+
+A seed is a world and a training, so two runs of one seed share their people and the difference between them is paired.
+Few seeds know little of their own spread. So a claim's variance is moderated (Smyth, 2004): its own, with n - 1 degrees
+of freedom, and the pooled one of claims of its kind, with PRIOR. With many claims some succeed by luck: q is the
+smallest rate of false discoveries at which a claim would still pass (Benjamini & Hochberg, 1995).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from reidnb.descriptors import DESCRIPTORS
+from reidnb.values import did_you_mean
+
+VERDICTS = ("holds", "holds, smaller", "no effect", "opposite", "undecided", "one run", "not run")
+LEVEL = 0.05  # of the interval's error, and of the rate of false discoveries
+PRIOR = 4  # degrees of freedom of the variance that claims of one kind share
+NOTHING = 1.0  # points: an interval within so many of zero says that there is no effect above them
+MOST_SEEDS = 999
+SAID = ("id", "statement", "source", "metric", "method", "on")  # by every claim; and what else one may say:
+MAY_SAY = ("baseline", "below", "better", "slack", "paper_gain", "notebook", "statement_zh", "follows")
+MAY_SAY += tuple(f"{who}_{what}" for who in ("method", "baseline") for what in ("metric", "on", "from"))
+
+
+class Judged(NamedTuple):
+    """What some seeds say of a gain."""
+
+    gain: float  # mean over seeds
+    spread: float  # half width of the 95 % interval; NaN for one seed
+    p: float  # two-sided, of a gain of zero; NaN for one seed
+    sd: float  # moderated, of one seed's gain
+
+
+# -------------------------------------------------------------------------------------------------------- statistics
+
+
+def pooled_variance(gains: list[np.ndarray]) -> float:
+    """The variance that several claims share, each by its degrees of freedom; NaN where none has two seeds."""
+    dofs = np.array([max(len(values) - 1, 0) for values in gains])
+    variances = [np.var(values, ddof=1) if len(values) > 1 else 0.0 for values in gains]
+    return float(np.dot(dofs, variances) / dofs.sum()) if dofs.sum() else np.nan
+
+
+def assess(gains: np.ndarray, pooled: float = np.nan, prior: float = PRIOR, zero: float = 0.0) -> Judged:
+    """The mean of paired gains, its interval and p, with a variance moderated by the pooled one of its kind. `zero` is
+    the gain that p is about; with `pooled` NaN it is Student's t of the gains alone."""
+    from scipy.stats import t as student  # slow to import
+
+    n = len(gains)
+    if n < 2:
+        return Judged(float(gains[0]) if n else np.nan, np.nan, np.nan, np.nan)
+    prior = 0 if np.isnan(pooled) else prior
+    dof = n - 1 + prior
+    variance = ((n - 1) * np.var(gains, ddof=1) + (prior * pooled if prior else 0.0)) / dof
+    error, mean = np.sqrt(variance / n), float(np.mean(gains))
+    if error == 0:
+        return Judged(mean, 0.0, float(mean == zero), 0.0)
+    p = 2 * student.sf(abs(mean - zero) / error, dof)
+    return Judged(mean, float(student.ppf(1 - LEVEL / 2, dof) * error), float(p), float(np.sqrt(variance)))
+
+
+def false_discovery_rates(p: np.ndarray) -> np.ndarray:
+    """Benjamini & Hochberg's q of each p, NaN where p is NaN."""
+    p = np.asarray(p, float)
+    known = np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known])[::-1]]  # from the largest down
+    q = np.full(p.shape, np.nan)
+    q[order] = np.minimum.accumulate(p[order] * len(order) / np.arange(len(order), 0, -1)) if len(order) else []
+    return q
+
+
+def seeds_to_decide(gain: float, sd: float, seeds: int, prior: float = PRIOR) -> int:
+    """How many seeds would decide if gain and spread stayed as they are: until the interval leaves zero outside, or
+    lies within NOTHING of it. At most MOST_SEEDS."""
+    from scipy.stats import t as student
+
+    n = np.arange(max(seeds, 2), MOST_SEEDS + 1)
+    half = student.ppf(1 - LEVEL / 2, n - 1 + prior) * sd / np.sqrt(n)
+    decided = (half < abs(gain)) | (abs(gain) + half < NOTHING)
+    return int(n[decided.argmax()]) if decided.any() else MOST_SEEDS
+
+
+def verdict(found: Judged, q: float, seeds: int, paper: float = np.nan, sign: int = 1) -> str:
+    """One of VERDICTS. `found` is of the gain as it is claimed: more is better. `paper` is theirs, in the same sense."""
+    if seeds < 2:
+        return "one run" if seeds else "not run"
+    if abs(found.gain) > found.spread and q <= LEVEL:
+        if found.gain < 0:
+            return "opposite"
+        return "holds, smaller" if found.gain + found.spread < paper else "holds"
+    return "no effect" if abs(found.gain) + found.spread < NOTHING else "undecided"
+
+# ------------------------------------------------------------------------------------------------------------- claims
+
+
+def run_name(recipe: str, changes: str = "") -> str:
+    """How tables and claims name a run: "trihard", or "trihard, label_noise=0.2"."""
+    return f"{recipe}, {changes}" if changes else recipe
+
+
+def judge(runs: pd.DataFrame, claims: list[dict]) -> pd.DataFrame:
+    """The ledger: a row for each claim and each dataset it is tested on -> DataFrame.
+
+    `gain` is the mean over seeds of method minus baseline in points (or of the method minus the bound), `spread` the
+    half width of its 95 % interval, `p` that of no gain at all, `q` over all rows, `decides` how many seeds would
+    decide what is undecided. The verdict is on sign * gain + slack: `sign` is -1 where less is claimed, `slack` how
+    much worse a method may be that is "nearly as good". "holds": the interval lies on the claimed side, q is at most
+    0.05, and the paper's gain is not above the interval; "holds, smaller": it is; "opposite": the interval lies on the
+    other side; "no effect": all of it lies within NOTHING of zero; "undecided"; "one run"; "not run". What learns
+    nothing needs one run. `note` says of what other claim it follows, and of a rival that finds less than the start did
+    before any training. Beside the datasets that a claim names it is tested wherever its runs were made under "paper".
+    """
+    claims = [*map(_checked_claim, claims)]
+    kinds = ("metric", "method_metric", "baseline_metric")
+    metrics = dict.fromkeys(claim[kind] for claim in claims for kind in kinds if kind in claim)
+    runs = runs.reindex(columns=list(dict.fromkeys([*runs.columns, "mAP", *metrics])))
+    names = pd.Series([run_name(row.recipe, row.changes) for row in runs.itertuples()], runs.index, dtype=object)
+    by_profile = dict(iter(runs.assign(name=names).groupby("profile")))
+    nothing = runs[:0].assign(name=names[:0])
+    rows = []
+    for claim in claims:
+        paper, on = by_profile.get("paper", nothing), [tuple(pair) for pair in claim["on"]]
+        more = [(dataset, "paper") for dataset in paper.dataset.unique() if len(_differences(claim, paper, dataset))]
+        for dataset, profile in dict.fromkeys(on + more):
+            rows.append(_row(claim, by_profile.get(profile, nothing), dataset, profile))
+    table = pd.DataFrame(rows)
+    return _with_verdicts(table) if len(table) else table
+
+
+def _row(claim, runs, dataset, profile):
+    """A row of the ledger before it is judged; "gains" are those of the seeds as they are claimed."""
+    sign = -1 if "below" in claim or claim.get("better") == "lower" else 1
+    difference, slack = _differences(claim, runs, dataset), claim.get("slack", 0)
+    form = "differences" if "method_from" in claim else "one" if claim["method"] == claim.get("baseline") else "two"
+    learned = {claim["method"], claim.get("baseline", claim["method"])} - set(DESCRIPTORS)
+    return {
+        "id": claim["id"],
+        "statement": claim["statement"],
+        "paper_gain": claim.get("paper_gain", np.nan),
+        "gain": difference.mean() if len(difference) else np.nan,
+        "seeds": len(difference),
+        "dataset": dataset,
+        "profile": profile,
+        "metric": claim["metric"],
+        "sign": sign,
+        "slack": slack,
+        "method": _who(claim, "method", dataset),
+        "baseline": _who(claim, "baseline", dataset),
+        "notebook": claim.get("notebook"),
+        "source": claim["source"],
+        "note": _note(claim, runs, dataset),
+        "gains": sign * difference + slack,
+        "kind": (claim["metric"], dataset, profile, form),
+        "exact": len(difference) == 1 and not learned,
+    }
+
+
+def _with_verdicts(table):
+    pooled = {kind: pooled_variance([*group.gains]) for kind, group in table.groupby("kind")}
+    found = [assess(row.gains, pooled[row.kind]) for row in table.itertuples()]
+    table["spread"] = [0.0 if row.exact else judged.spread for row, judged in zip(table.itertuples(), found)]
+    table["p"] = [judged.p for judged in found]
+    table["q"] = false_discovery_rates(table.p)
+    theirs = table.sign * table.paper_gain.where(table.slack == 0)
+    table["verdict"] = [
+        ("holds" if judged.gain > 0 else "opposite")
+        if row.exact
+        else verdict(judged, row.q, row.seeds, paper)
+        for row, judged, paper in zip(table.itertuples(), found, theirs)
+    ]
+    table["decides"] = [
+        seeds_to_decide(judged.gain, judged.sd, row.seeds) if row.verdict == "undecided" else 0
+        for row, judged in zip(table.itertuples(), found)
+    ]
+    return table.drop(columns=["gains", "kind", "exact"])
+
+
+def _note(claim, runs, dataset):
+    """What a reader must know beside the verdict."""
+    notes = [f"follows from {claim['follows']}"] if "follows" in claim else []
+    start = runs[(runs.dataset == dataset) & (runs["name"] == "untrained")].mAP
+    rival = runs[(runs.dataset == dataset) & (runs["name"] == claim.get("baseline"))].mAP
+    if len(start) and len(rival) and rival.mean() < start.mean() and claim["metric"] in ("mAP", "rank1"):
+        notes.append(f"{claim['baseline']} finds less than the untrained start ({100 * start.mean():.1f} mAP)")
+    return "; ".join(notes)
+
+
+def _checked_claim(claim):
+    """A claim, if it says what it must, in words that are known: a slip of the pen would read "not run" for ever."""
+    if not isinstance(claim, dict):
+        raise TypeError(f"a claim is a dict, as papers()['claim'] has them; got {claim!r}")
+    called = f"claim {claim.get('id')!r}"
+    if lacking := [name for name in SAID if name not in claim]:
+        raise ValueError(f"{called} lacks {', '.join(lacking)}")
+    if odd := [name for name in claim if name not in (*SAID, *MAY_SAY)]:
+        raise ValueError(f"{called} says {odd[0]!r}{did_you_mean(odd[0], (*SAID, *MAY_SAY))}, which no claim does")
+    if ("baseline" in claim) == ("below" in claim):
+        raise ValueError(f"{called} needs a baseline, or a bound to be below; one of the two")
+    if claim.get("better", "lower") != "lower":
+        raise ValueError(f"{called}: better is 'lower' or is not said; got {claim['better']!r}")
+    if bad := [name for name in ("below", "slack", "paper_gain") if not _is_number(claim.get(name, 0.0))]:
+        raise ValueError(f"{called}: {bad[0]} must be a number, in points; got {claim[bad[0]]!r}")
+    on = claim["on"]
+    if not isinstance(on, (list, tuple)) or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in on):
+        raise ValueError(f"{called}: on must be a list of (dataset, profile); got {on!r}")
+    return claim
+
+
+def _is_number(given):
+    return isinstance(given, (int, float, np.number)) and not isinstance(given, bool)
+
+
+def _who(claim, who, dataset):
+    """One side of a claim in words: the run, its score where it is another, where it was tested, what it came from."""
+    if who == "baseline" and "below" in claim:
+        return f"{claim['below']:g} %"
+    score, on, start = (claim.get(f"{who}_{what}") for what in ("metric", "on", "from"))
+    words = [claim[who], f"({score})" if score else "", f"on {on}" if on and on != dataset else ""]
+    return " ".join(word for word in [*words, f"since {start}" if start else ""] if word)
+
+
+def _differences(claim, runs, dataset):
+    """Method minus baseline (or minus the bound), one value a seed that both have, in points.
+
+    With `method_from` and `baseline_from` it is what the method changed from that run, minus what the baseline did;
+    with `method_on` or `baseline_on` a run of another dataset.
+    """
+
+    def score(who):
+        metric = claim.get(f"{who}_metric", claim["metric"])
+        here = runs[runs.dataset == claim.get(f"{who}_on", dataset)]
+        value = here[here["name"] == claim[who]].set_index("seed")[metric]
+        other = {"method": "baseline", "baseline": "method"}[who]
+        if claim[who] in DESCRIPTORS and claim.get(other) not in DESCRIPTORS and "below" not in claim and len(value) == 1:
+            value = value.iloc[0]  # learns nothing: one run stands for all seeds
+        start = claim.get(f"{who}_from")
+        return value if start is None else value - here[here["name"] == start].set_index("seed")[metric]
+
+    reference = claim["below"] / 100 if "below" in claim else score("baseline")
+    return pd.Series(100 * (score("method") - reference), dtype=float).dropna().to_numpy()

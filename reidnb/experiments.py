@@ -45,8 +45,8 @@ def run(
     recipe: a name of `recipes.RECIPES`, or a Recipe. dataset: a name for `open_dataset`, or an opened
     ReIDDataset. changes: fields of the recipe by their flat names (`epochs=20`, `margin=0.1`) or options of the dataset
     (`misalignment=2.0`). Of a drawn dataset seed s is world s too, so that a spread over seeds holds the people;
-    `world=0` keeps it apart. A run that was killed goes on after its last epoch; two processes that ask for the same run
-    make it once. Raises ValueError or TypeError for what is unknown before any work.
+    `world=0` keeps it apart. A run that was killed goes on after its last epoch; two processes that ask for the same
+    run make it once. Raises ValueError or TypeError for what is unknown before any work.
     """
     check_seed(seed)
     _check_words(recipe, dataset, profile)

@@ -3,7 +3,6 @@
 A run is a row of results/runs.csv (see `result.Result.row`); nothing here trains anything.
 """
 
-import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +12,9 @@ from reidnb.files import atomic_write
 from reidnb.result import kept_results
 from reidnb.verdicts import NOTHING, VERDICTS, judge, run_name
 
-PACKAGE = Path(__file__).parent
-RESULTS = PACKAGE / "results"
+RESULTS = Path(__file__).parent / "results"
 IDENTIFIES = ["recipe", "dataset", "changes", "profile", "seed"]  # what makes two rows the same run
 SCORES = ["mAP", "rank1", "rank5", "rank10", "mINP"]
-
-
-def papers() -> dict[str, list[dict]]:
-    """papers.toml as a dict of lists: "claim" and "published"."""
-    return tomllib.loads((PACKAGE / "papers.toml").read_text(encoding="utf-8"))
 
 
 def read_runs(path: str | Path) -> pd.DataFrame:
@@ -194,7 +187,7 @@ def claims(kept: bool = False) -> pd.DataFrame:
 
     Judged from results/runs.csv, with `kept=True` also from the runs on this machine; the rule stands in `judge`.
     """
-    return judge(results(kept), papers()["claim"])
+    return judge(results(kept))
 
 
 def write_tables(out: str | Path = RESULTS, readme: str | Path | None = None) -> str:
@@ -204,7 +197,7 @@ def write_tables(out: str | Path = RESULTS, readme: str | Path | None = None) ->
     write_runs(results(), out / "runs.csv")
     write_runs(statements(), out / "attributes.csv")
     runs = read_runs(out / "runs.csv")
-    judged = judge(runs, papers()["claim"])
+    judged = judge(runs)
     ledger = markdown(show_claims(judged))
     for name, text in {"results": markdown(summarise(runs)), "claims": ledger}.items():
         atomic_write(out / f"{name}.md", lambda file, text=text: file.write_text(text + "\n", encoding="utf-8"))

@@ -1,9 +1,9 @@
 """Where the small backbones start: ImageNet's eye, taught to a network a tenth of its size.
 
-`make pretrain` distils EfficientNet-Lite0 (extra `[imagenet]`) into `small` and `small_xception`. No identity is told and
-no photograph of a person is seen: teacher and student look at the same pictures, the teacher at twice the size, and the
-student learns to say of each cell of its map what the teacher says there. The pictures are drawn people of worlds that
-no chapter uses, pieces of scikit-learn's two sample photographs, and dead leaves (overlapping shapes, a model of
+`make pretrain` distils EfficientNet-Lite0 (extra `[imagenet]`) into `small` and `small_xception`. No identity is told
+and no photograph of a person is seen: teacher and student look at the same pictures, the teacher at twice the size, and
+the student learns to say of each cell of its map what the teacher says there. The pictures are drawn people of worlds
+that no chapter uses, pieces of scikit-learn's two sample photographs, and dead leaves (overlapping shapes, a model of
 natural images; Baradad et al., 2021). A card beside the weights says what they saw.
 """
 
@@ -179,7 +179,9 @@ def make_targets(teacher: nn.Module, pictures: np.ndarray) -> np.ndarray:
 
     opened = {}
     path = kept(
-        cache_root() / "pretraining" / f"targets-{len(pictures)}.npy", fill, lambda p: opened.update({p: np.load(p, "r")})
+        cache_root() / "pretraining" / f"targets-{len(pictures)}.npy",
+        fill,
+        lambda p: opened.update({p: np.load(p, "r")}),
     )
     return opened[path]
 
@@ -205,9 +207,10 @@ def distil(
     epochs: int = EPOCHS,
     seed: int = 0,
     checkpoint: Path | None = None,
+    until: int | None = None,
 ) -> nn.Module:
     """Teach a backbone in place, at half the pictures' size -> the Student around it. The loss of a cell is one minus
-    the cosine to its target; a picture and its target are mirrored together."""
+    the cosine to its target; a picture and its target are mirrored together. `until`: stop after so many epochs."""
     device = choose_device()
     torch.manual_seed(seed)
     student = Student(backbone).to(device, memory_format=torch.channels_last).train()
@@ -216,7 +219,7 @@ def distil(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=epochs * steps, pct_start=0.1)
     parts = {"student": student, "optimizer": optimizer, "schedule": schedule}
     history = load_checkpoint(checkpoint, parts)
-    for epoch in range(len(history), epochs):
+    for epoch in range(len(history), until or epochs):
         rng, started, total = np.random.default_rng((seed, epoch)), time.perf_counter(), 0.0
         for indices in np.split(rng.permutation(len(pictures))[: steps * BATCH], steps):
             said, wanted = _pair(student, pictures, targets, np.sort(indices), device, rng.random() < 0.5)

@@ -37,7 +37,19 @@ from reidnb.methods.parts import all_parts, needed
 from reidnb.models import BACKBONES
 from reidnb.network import GIVEN, PAIRWISE, ReIDModel, build_model
 from reidnb.training import HISTORY
-from reidnb.values import Count, Positive, Share, Weight, Within, change, did_you_mean, flat_names, key_of, places, value
+from reidnb.values import (
+    Count,
+    Positive,
+    Share,
+    Weight,
+    Within,
+    change,
+    did_you_mean,
+    flat_names,
+    key_of,
+    places,
+    value,
+)
 
 
 @value
@@ -197,13 +209,16 @@ LSTM = UDA | {"heads": (Branches("lstm"),), "losses": DOMAIN, "extra": TargetSty
 X = {"model": "small_xception"}
 MC = {"peer": "small_xception", "class_mutual": 1.0}  # classification mutual loss
 MM = MC | {"metric_mutual": 0.1}  # and metric mutual loss
+EQUAL = MM | {"peer": "small"}
 
 RECIPES = {
     r.name: r
     for r in (
         Recipe("colour_histogram", "Colour histogram, nothing learned", model="colour_histogram", weights=None),
         Recipe("untrained", "The start, untrained", losses=IDE, epochs=0, compare="features"),
-        Recipe("untrained_drawn", "The drawn start, untrained", losses=IDE, epochs=0, compare="features", weights="drawn"),
+        Recipe(
+            "untrained_drawn", "The drawn start, untrained", losses=IDE, epochs=0, compare="features", weights="drawn"
+        ),
         Recipe("ide", "Identification (IDE)", losses=IDE),
         Recipe("ide_scratch", "Identification (IDE) from scratch", losses=IDE, weights=None),
         Recipe("baseline", "Identification + TriHard: our baseline", losses=BASELINE),
@@ -236,10 +251,36 @@ RECIPES = {
             losses=(PartIdentity(),),
             compare="local",
         ),
+        # as the papers print them: HPLF's own mining, lambda 1, no 1x1 convolution and no unit length; AlignedReID's
+        # stripes without unit length, of equal weight; PCB's full width and a sum of losses
+        Recipe(
+            "hplf_printed",
+            "HPLF as printed",
+            heads=(Stripes(8, width=None, norm=False, unit=False),),
+            losses=(Identity(), LocalTriHard("rigid", local_weight=1.0, mining="each")),
+        ),
+        Recipe(
+            "aligned_printed",
+            "AlignedReID as printed",
+            heads=(Stripes(8, width=128, unit=False),),
+            losses=(Identity(), LocalTriHard("aligned", local_weight=1.0)),
+        ),
+        Recipe(
+            "pcb_printed",
+            "PCB as printed: full width, summed losses",
+            heads=(Stripes(8, width=256, classifiers=True),),
+            losses=(PartIdentity(weight=8.0),),
+            compare="local",
+        ),
         # notebook 04
         Recipe("apr", "APR: identification + attributes", losses=(Identity(), Attributes())),
         Recipe("apr_focal", "APR with focal loss", losses=(Identity(), Attributes("focal"))),
         Recipe("alfo", "ALFO: six overlapping stripes vote", losses=(Identity(), Attributes("focal", parts=6))),
+        Recipe(
+            "alfo_printed",
+            "ALFO as printed: a plain sum over attributes",
+            losses=(Identity(), Attributes("focal", parts=6, weight=12.0)),
+        ),
         Recipe("alfo_no_focal", "ALFO without focal loss", losses=(Identity(), Attributes("focal", parts=6, **BCE))),
         Recipe("alfo_local", "ALFO's stripes alone, no identities", losses=(Attributes("focal", parts=6),)),
         Recipe("deepmar", "DeepMAR: attributes alone, all at once", losses=(Attributes("weighted"),)),
@@ -263,6 +304,7 @@ RECIPES = {
         Recipe("aligned_x", "AlignedReID in its Xception form", losses=ALIGNED, **X | STRIPES),
         Recipe("baseline_mc", "The baseline + MC", losses=(Mutual(BASELINE, **MC),)),
         Recipe("baseline_mm", "The baseline + MC + MM", losses=(Mutual(BASELINE, **MM),)),
+        Recipe("baseline_mm_equal", "The baseline + MC + MM, two equal students", losses=(Mutual(BASELINE, **EQUAL),)),
         Recipe("aligned_mc", "AlignedReID + MC", losses=(Mutual(ALIGNED, **MC),), **STRIPES),
         Recipe("aligned_mm", "AlignedReID + MC + MM", losses=(Mutual(ALIGNED, **MM),), **STRIPES),
     )
@@ -273,6 +315,14 @@ PROFILES = {
     "quick": {},
     "full": {},
     "laptop": {"size": (64, 32), "epochs": 30},
+    "photo": {
+        "model": "lite0",
+        "weights": "imagenet",
+        "size": (128, 64),
+        "epochs": 20,
+        "lr": 1.5e-3,
+        "weight_decay": 0.1,
+    },
     "paper": {
         "model": "resnet50",
         "weights": "imagenet",
@@ -291,9 +341,12 @@ SCRATCH = {
     "quick": {"lr": 3e-3},
     "full": {"lr": 3e-3},
     "laptop": {"lr": 3e-3},
+    "photo": {"weights": None, "lr": 3e-3},
     "paper": {"weights": None, "epochs": 300, "schedule": "cosine"},
 }
-DESCRIBED = {"paper": {"size": (128, 64)}}  # what is computed, not learned, changes under a profile
+DESCRIBED = dict.fromkeys(
+    ("photo", "paper"), {"size": (128, 64)}
+)  # what is computed, not learned, changes under a profile
 # The LSTM paper's own settings, section 3.2, under "paper"; it does not say how its rate falls.
 LSTM_PAPER = {
     "epochs": 30,

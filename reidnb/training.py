@@ -23,7 +23,14 @@ from tqdm.auto import tqdm
 from reidnb import losses
 from reidnb.batches import check_images, make_batch, pk_batches, shuffled_batches, wrong_labels
 from reidnb.network import Output
-from reidnb.runtime import TrainingDiverged, autocast, choose_device, keep_checkpoint, load_checkpoint
+from reidnb.runtime import (
+    TrainingDiverged,
+    autocast,
+    choose_device,
+    keep_checkpoint,
+    keep_memory,
+    load_checkpoint,
+)
 from reidnb.values import key_of
 
 DIAGNOSTICS = ("length", "active_triplets", "active_anchors")  # in a line of history beside the terms
@@ -61,6 +68,7 @@ def train(
     labels = _check(model, images, labels, recipe, seed)
     device, terms = choose_device(device), recipe.terms if terms is None else terms
     model.to(device).train()
+    keep_memory() if device.type == "cpu" else None
     images, labels = _on_device(images, device), wrong_labels(labels, recipe.label_noise, np.random.default_rng(seed))
     optimizer = make_optimizer(model, recipe)
     parts = {"model": model, "optimizer": optimizer}

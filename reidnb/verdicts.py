@@ -2,10 +2,13 @@
 
 A seed is a world and a training, so two runs of one seed share their people and the difference between them is paired.
 Few seeds know little of their own spread. So a claim's variance is moderated (Smyth, 2004): its own, with n - 1 degrees
-of freedom, and the pooled one of claims of its kind, with PRIOR. With many claims some succeed by luck: q is the
-smallest rate of false discoveries at which a claim would still pass (Benjamini & Hochberg, 1995).
+of freedom, and the pooled one of all others of its kind, with up to PRIOR. With many claims some succeed by luck: q is
+the smallest rate of false discoveries at which a claim would still pass (Benjamini & Hochberg, 1995).
 """
 
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -33,31 +36,31 @@ class Judged(NamedTuple):
     sd: float  # moderated, of one seed's gain
 
 
+def papers() -> dict[str, list[dict]]:
+    """papers.toml as a dict of lists: "claim" and "published"."""
+    return tomllib.loads((Path(__file__).parent / "papers.toml").read_text(encoding="utf-8"))
+
+
 # -------------------------------------------------------------------------------------------------------- statistics
 
 
-def pooled_variance(gains: list[np.ndarray]) -> float:
-    """The variance that several claims share, each by its degrees of freedom; NaN where none has two seeds."""
-    dofs = np.array([max(len(values) - 1, 0) for values in gains])
-    variances = [np.var(values, ddof=1) if len(values) > 1 else 0.0 for values in gains]
-    return float(np.dot(dofs, variances) / dofs.sum()) if dofs.sum() else np.nan
-
-
-def assess(gains: np.ndarray, pooled: float = np.nan, prior: float = PRIOR, zero: float = 0.0) -> Judged:
-    """The mean of paired gains, its interval and p, with a variance moderated by the pooled one of its kind. `zero` is
-    the gain that p is about; with `pooled` NaN it is Student's t of the gains alone."""
+def assess(gains: np.ndarray, others: Sequence[np.ndarray] = ()) -> Judged:
+    """The mean of paired gains, its interval and p, with a variance moderated by that of `others` of its kind; without
+    them it is Student's t."""
     from scipy.stats import t as student  # slow to import
 
     n = len(gains)
     if n < 2:
         return Judged(float(gains[0]) if n else np.nan, np.nan, np.nan, np.nan)
-    prior = 0 if np.isnan(pooled) else prior
+    dofs = [len(values) - 1 for values in others if len(values) > 1]
+    pooled = np.dot(dofs, [np.var(values, ddof=1) for values in others if len(values) > 1]) / max(sum(dofs), 1)
+    prior = min(PRIOR, sum(dofs))  # no more than they know
     dof = n - 1 + prior
-    variance = ((n - 1) * np.var(gains, ddof=1) + (prior * pooled if prior else 0.0)) / dof
+    variance = ((n - 1) * np.var(gains, ddof=1) + prior * pooled) / dof
     error, mean = np.sqrt(variance / n), float(np.mean(gains))
     if error == 0:
-        return Judged(mean, 0.0, float(mean == zero), 0.0)
-    p = 2 * student.sf(abs(mean - zero) / error, dof)
+        return Judged(mean, 0.0, float(mean == 0), 0.0)
+    p = 2 * student.sf(abs(mean) / error, dof)
     return Judged(mean, float(student.ppf(1 - LEVEL / 2, dof) * error), float(p), float(np.sqrt(variance)))
 
 
@@ -82,8 +85,8 @@ def seeds_to_decide(gain: float, sd: float, seeds: int, prior: float = PRIOR) ->
     return int(n[decided.argmax()]) if decided.any() else MOST_SEEDS
 
 
-def verdict(found: Judged, q: float, seeds: int, paper: float = np.nan, sign: int = 1) -> str:
-    """One of VERDICTS. `found` is of the gain as it is claimed: more is better. `paper` is theirs, in the same sense."""
+def verdict(found: Judged, q: float, seeds: int, paper: float = np.nan) -> str:
+    """One of VERDICTS. `found` is of the gain as it is claimed: more is better. `paper` is theirs, in that sense."""
     if seeds < 2:
         return "one run" if seeds else "not run"
     if abs(found.gain) > found.spread and q <= LEVEL:
@@ -91,6 +94,7 @@ def verdict(found: Judged, q: float, seeds: int, paper: float = np.nan, sign: in
             return "opposite"
         return "holds, smaller" if found.gain + found.spread < paper else "holds"
     return "no effect" if abs(found.gain) + found.spread < NOTHING else "undecided"
+
 
 # ------------------------------------------------------------------------------------------------------------- claims
 
@@ -100,7 +104,7 @@ def run_name(recipe: str, changes: str = "") -> str:
     return f"{recipe}, {changes}" if changes else recipe
 
 
-def judge(runs: pd.DataFrame, claims: list[dict]) -> pd.DataFrame:
+def judge(runs: pd.DataFrame, claims: list[dict] | None = None) -> pd.DataFrame:
     """The ledger: a row for each claim and each dataset it is tested on -> DataFrame.
 
     `gain` is the mean over seeds of method minus baseline in points (or of the method minus the bound), `spread` the
@@ -112,7 +116,7 @@ def judge(runs: pd.DataFrame, claims: list[dict]) -> pd.DataFrame:
     nothing needs one run. `note` says of what other claim it follows, and of a rival that finds less than the start did
     before any training. Beside the datasets that a claim names it is tested wherever its runs were made under "paper".
     """
-    claims = [*map(_checked_claim, claims)]
+    claims = papers()["claim"] if claims is None else [*map(_checked_claim, claims)]
     kinds = ("metric", "method_metric", "baseline_metric")
     metrics = dict.fromkeys(claim[kind] for claim in claims for kind in kinds if kind in claim)
     runs = runs.reindex(columns=list(dict.fromkeys([*runs.columns, "mAP", *metrics])))
@@ -158,16 +162,14 @@ def _row(claim, runs, dataset, profile):
 
 
 def _with_verdicts(table):
-    pooled = {kind: pooled_variance([*group.gains]) for kind, group in table.groupby("kind")}
-    found = [assess(row.gains, pooled[row.kind]) for row in table.itertuples()]
+    kinds = {kind: group.gains for kind, group in table.groupby("kind")}
+    found = [assess(row.gains, [*kinds[row.kind].drop(row.Index)]) for row in table.itertuples()]
     table["spread"] = [0.0 if row.exact else judged.spread for row, judged in zip(table.itertuples(), found)]
     table["p"] = [judged.p for judged in found]
     table["q"] = false_discovery_rates(table.p)
     theirs = table.sign * table.paper_gain.where(table.slack == 0)
     table["verdict"] = [
-        ("holds" if judged.gain > 0 else "opposite")
-        if row.exact
-        else verdict(judged, row.q, row.seeds, paper)
+        ("holds" if judged.gain > 0 else "opposite") if row.exact else verdict(judged, row.q, row.seeds, paper)
         for row, judged, paper in zip(table.itertuples(), found, theirs)
     ]
     table["decides"] = [
@@ -233,8 +235,9 @@ def _differences(claim, runs, dataset):
         here = runs[runs.dataset == claim.get(f"{who}_on", dataset)]
         value = here[here["name"] == claim[who]].set_index("seed")[metric]
         other = {"method": "baseline", "baseline": "method"}[who]
-        if claim[who] in DESCRIPTORS and claim.get(other) not in DESCRIPTORS and "below" not in claim and len(value) == 1:
-            value = value.iloc[0]  # learns nothing: one run stands for all seeds
+        alone = claim[who] in DESCRIPTORS and claim.get(other) not in DESCRIPTORS and "below" not in claim
+        if alone and len(value) == 1:
+            value = value.iloc[0]  # learns nothing, on photographs: one run stands for all seeds
         start = claim.get(f"{who}_from")
         return value if start is None else value - here[here["name"] == start].set_index("seed")[metric]
 

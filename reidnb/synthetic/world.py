@@ -159,8 +159,8 @@ def make_world(
     """Plan a world by Market-1501's rules; nothing is drawn yet.
 
     size is (height, width) in pixels, ratio 2:1. Another `domain` has other cameras, backgrounds, people and
-    wardrobes; `place` is the seed of cameras and backgrounds alone (None: the world's own), so that others may walk there.
-    ValueError on impossible numbers. The default world has about 6,300 shots.
+    wardrobes; `place` is the seed of cameras and backgrounds alone (None: the world's own), so that others may walk
+    there. ValueError on impossible numbers. The default world has about 6,300 shots.
     """
     place = seed if place is None else place
     _check(seed, train_identities, test_identities, cameras, distractors, junk, size, dials, domain, place)

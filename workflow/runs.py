@@ -8,19 +8,21 @@ BCE = {"focal_gamma": 0.0, "focal_alpha": None}  # what is left of the focal los
 # Runs beside the recipes, on the built-in world under "full".
 VARIATIONS = (
     # notebook 01: one rate for all, three times identification's best; what MSML needs; how the improved triplet pulls
-    *(("msml", changes) for changes in ({"p": 16, "lr": 1e-3}, {"p": 16}, {"lr": 3e-4})),
-    *((name, {"lr": 3e-3}) for name in ("ide", "baseline")),
+    *(("msml", changes) for changes in ({"p": 16, "lr": 3e-3}, {"p": 16}, {"lr": 3e-3})),
+    *((name, {"lr": 1e-3}) for name in ("ide", "baseline", "trihard", "triplet", "contrastive")),
     *(("improved_triplet", {"pull": pull}) for pull in (0.1, 1.0)),
     # notebook 02: wrong labels, P x K, margins
     *((name, {"label_noise": noise}) for name in ("triplet", "trihard", "msml", "ide") for noise in (0.1, 0.2)),
     *(("trihard", shape) for shape in ({"p": 4}, {"p": 8}, {"p": 32}, {"p": 32, "k": 2}, {"p": 8, "k": 8})),
     *(("trihard", {"margin": margin}) for margin in (0.1, 1.0, None)),
-    ("trihard", {"epochs": 32, "lr": 1e-3}),
+    *((name, {"epochs": 16}) for name in ("trihard", "triplet", "baseline")),
     # notebook 03: HPLF's own mining, how many stripes
     ("hplf", {"mining": "each"}),
-    *((name, {"parts": parts}) for name in ("hplf", "pcb") for parts in (2, 4)),
-    # notebooks 03 and 06: the dial
-    *((name, {"misalignment": dial}) for name in ("baseline", "hplf", "aligned") for dial in (0.0, 2.0)),
+    *((name, {"local_weight": weight}) for name in ("hplf", "aligned") for weight in (0.1, 1.0, 3.0)),
+    *((name, {"parts": parts}) for name in ("hplf", "pcb") for parts in (1, 2, 4)),
+    # notebooks 03 and 06: the dial; PCB as printed where boxes are perfect
+    *((name, {"misalignment": dial}) for name in ("ide", "baseline", "hplf", "aligned", "pcb") for dial in (0.0, 2.0)),
+    ("pcb_printed", {"misalignment": 0.0}),
     # notebook 04: whose vote counts, stripes and their overlap; alpha; DeepSAR's other networks
     *(("alfo", {"vote": vote}) for vote in ("image", "mean")),
     *(("alfo", {"parts": parts}) for parts in (2, 4, 8)),
@@ -29,7 +31,7 @@ VARIATIONS = (
     ("alfo_no_focal", {"attribute_weight": 0.1}),
     *(("apr_focal", changes) for changes in (BCE, {"focal_alpha": 0.75})),
     *(("deepsar", {"question": name}) for name in ("hat", "backpack", "upcolour")),
-    # the dial; a random start; four times as many people in as many steps
+    # the dial; a random start; twice as many people in as many steps
     ("apr", {"weights": None}),
     *(("apr_focal", {"attribute_imbalance": dial, **loss}) for dial in (0.0, 2.0) for loss in ({}, BCE)),
     ("alfo", {"vote": "mean", "attribute_imbalance": 0.0}),

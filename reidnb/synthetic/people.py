@@ -44,7 +44,7 @@ MARKET_LOWER = (0.387, 0.072, 0.033, 0.0015, 0.007, 0.166, 0.185, 0.023, 0.078)
 # How far one unit of season moves an attribute's log-odds, towards winter. Season 1 is Market-1501's own wardrobe.
 SEASON_SHIFT = {"up": -5.0, "down": -3.0, "clothes": 1.0, "hat": 2.4}
 
-LOOKALIKE_SHARE = 0.20  # of the identities, at lookalikes=1
+LOOKALIKE_SHARE = 2 / 15  # of the identities, at lookalikes=1
 SHADE_JITTER = 10  # levels by which two garments of one shade may differ
 TEXTURES = ("plain", "stripes", "check", "logo", "print")
 TEXTURE_SHARES = (0.46, 0.14, 0.10, 0.18, 0.12)

@@ -9,11 +9,11 @@ import numpy as np
 from reidnb.synthetic.people import Person, make_people
 
 # What one unit of each dial is worth; the places to turn when calibrating.
-BOX_SHIFT = (0.054, 0.036)  # standard deviation of the box error across and down, as shares of the box
-BOX_SCALE = 0.075  # standard deviation of log scale
-CUT_RATE = 0.15  # share of tracklets whose boxes cut the feet or the head
-OCCLUDED_RATE = 0.255  # share of tracklets that meet an occluder
-COMPANY_RATE = 0.21  # share of tracklets in which someone else walks behind the person
+BOX_SHIFT = (0.036, 0.024)  # standard deviation of the box error across and down, as shares of the box
+BOX_SCALE = 0.05  # standard deviation of log scale
+CUT_RATE = 0.10  # share of tracklets whose boxes cut the feet or the head
+OCCLUDED_RATE = 0.17  # share of tracklets that meet an occluder
+COMPANY_RATE = 0.14  # share of tracklets in which someone else walks behind the person
 COLOUR_GAIN = 0.12  # largest departure of a camera's channel gain from 1
 EXPOSURE = 0.25  # largest departure of its exposure, in stops
 GAMMA = 0.20  # largest departure of log gamma from 0
@@ -146,8 +146,8 @@ def person_of(world: World, pid: int) -> Person:
 
 def make_world(
     seed: int = 0,
-    train_identities: int = 120,
-    test_identities: int = 300,
+    train_identities: int = 240,
+    test_identities: int = 200,
     cameras: int = 6,
     distractors: int = 500,
     junk: int = 200,
@@ -160,7 +160,7 @@ def make_world(
 
     size is (height, width) in pixels, ratio 2:1. Another `domain` has other cameras, backgrounds, people and
     wardrobes; `place` is the seed of cameras and backgrounds alone (None: the world's own), so that others may walk
-    there. ValueError on impossible numbers. The default world has about 6,300 shots.
+    there. ValueError on impossible numbers. The default world has about 6,600 shots.
     """
     place = seed if place is None else place
     _check(seed, train_identities, test_identities, cameras, distractors, junk, size, dials, domain, place)
@@ -287,7 +287,7 @@ def _track(rng, pid, camera, dials, tracklet, length):
     shift = rng.normal(0, 1, (length + 1, 3)) * dials.misalignment * np.array((*BOX_SHIFT, BOX_SCALE))
     shift = shift[0] * 0.85 + shift[1:] * 0.5  # most of the error stays through the pass
     cut = rng.random() < CUT_RATE * dials.misalignment
-    cut_scale, cut_side = rng.uniform(1.15, 1.25 + 0.225 * dials.misalignment), 1 if rng.random() < 0.6 else -1
+    cut_scale, cut_side = rng.uniform(1.15, 1.25 + 0.15 * dials.misalignment), 1 if rng.random() < 0.6 else -1
     occluder, place, speed, height = _plan_occluder(rng, dials)
     u, gap, side = rng.random(3).tolist()
     company = (0.12 + 0.18 * gap) * (1 if side < 0.5 else -1) if u < COMPANY_RATE * dials.occlusion else 0.0
@@ -329,7 +329,7 @@ def _plan_occluder(rng, dials):
     u, kind, side, start, speed, height = rng.random(6).tolist()
     if u >= OCCLUDED_RATE * dials.occlusion:
         return "", 0.0, 0.0, 0.0
-    strength = min(1.0, 0.3 + 0.525 * dials.occlusion)
+    strength = min(1.0, 0.3 + 0.35 * dials.occlusion)
     sign = 1 if side < 0.5 else -1
     return (
         OCCLUDERS[int(kind * len(OCCLUDERS))],

@@ -23,7 +23,7 @@ PRIOR = 4  # degrees of freedom of the variance that claims of one kind share
 NOTHING = 1.0  # points: an interval within so many of zero says that there is no effect above them
 MOST_SEEDS = 999
 SAID = ("id", "statement", "source", "metric", "method", "on")  # by every claim; and what else one may say:
-MAY_SAY = ("baseline", "below", "better", "slack", "paper_gain", "notebook", "statement_zh", "follows")
+MAY_SAY = ("baseline", "below", "better", "slack", "paper_gain", "notebook", "statement_zh", "follows", "predicted")
 MAY_SAY += tuple(f"{who}_{what}" for who in ("method", "baseline") for what in ("metric", "on", "from"))
 
 
@@ -154,6 +154,7 @@ def _row(claim, runs, dataset, profile):
         "baseline": _who(claim, "baseline", dataset),
         "notebook": claim.get("notebook"),
         "source": claim["source"],
+        "predicted": claim.get("predicted", ""),
         "note": _note(claim, runs, dataset),
         "gains": sign * difference + slack,
         "kind": (claim["metric"], dataset, profile, form),

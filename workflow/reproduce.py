@@ -1,6 +1,7 @@
 """make reproduce: run the Snakefile here, with a bar over the notebooks, and say where everything lies."""
 
 import argparse
+import csv
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from reidnb.__main__ import dataset_names, one_of, profile_names
+from runs import batch, minutes  # beside this file
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,7 +27,7 @@ def main():
     out, started = ROOT / "build" / name, time.time()
     out.mkdir(parents=True, exist_ok=True)
     log = out / "reproduce.log"
-    batch = [
+    command = [
         sys.executable,
         "-m",
         "snakemake",
@@ -45,9 +47,14 @@ def main():
         f"profile={args.profile}",
         f"dataset={args.dataset}",
     ]
+    if runs := batch(args.profile, args.dataset):
+        with open(ROOT / "reidnb/results/runs.csv", newline="", encoding="utf-8") as file:
+            measured = [row for row in csv.DictReader(file) if row["profile"] == args.profile]
+        hours, cores = minutes(runs, measured, int(args.cores)) / 60, args.cores
+        print(f"{len(runs)} runs, each of 3 or 5 seeds: {hours:.1f} hours from nothing on {cores} cores", flush=True)
     with open(log, "w", encoding="utf-8") as file:
         process = subprocess.Popen(
-            batch,
+            command,
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -60,13 +67,13 @@ def main():
             process.wait()
             print("\nStopped. The same command goes on from here.", file=sys.stderr)
             return 130
-    minutes = (time.time() - started) / 60
+    took = (time.time() - started) / 60
     if failed:
-        print(f"\nThe batch stopped after {minutes:.1f} minutes. Its log: {log}", file=sys.stderr)
+        print(f"\nThe batch stopped after {took:.1f} minutes. Its log: {log}", file=sys.stderr)
         return failed
     tables = out / "tables" if args.profile == "quick" else ROOT / "reidnb" / "results"
     figures = out / "figures" if args.dataset == "synthetic" else f"figures/{args.dataset} in the cache"
-    print(f"\nDone in {minutes:.1f} minutes.\n  notebooks  {out}\n  figures    {figures}\n  tables     {tables}")
+    print(f"\nDone in {took:.1f} minutes.\n  notebooks  {out}\n  figures    {figures}\n  tables     {tables}")
     return 0
 
 

@@ -10,10 +10,10 @@ import pandas as pd
 
 from reidnb.files import atomic_write
 from reidnb.result import kept_results
-from reidnb.verdicts import NOTHING, VERDICTS, judge, run_name
+from reidnb.verdicts import IDENTIFIES, NOTHING, VERDICTS, checked, judge, run_name
+from reidnb.verdicts import papers as papers  # the ledger's own data
 
 RESULTS = Path(__file__).parent / "results"
-IDENTIFIES = ["recipe", "dataset", "changes", "profile", "seed"]  # what makes two rows the same run
 SCORES = ["mAP", "rank1", "rank5", "rank10", "mINP"]
 
 
@@ -23,18 +23,9 @@ def read_runs(path: str | Path) -> pd.DataFrame:
         return pd.DataFrame(columns=[*IDENTIFIES, *SCORES])
     try:
         runs = pd.read_csv(path, keep_default_na=False, na_values=["nan"])
-        return _checked(runs).astype({"changes": str})
+        return checked(runs).astype({"changes": str})
     except ValueError as problem:  # pandas' words do not say which file
         raise ValueError(f"{path} is no table of runs: {problem}") from problem
-
-
-def _checked(runs: pd.DataFrame) -> pd.DataFrame:
-    """A table of runs, if it is one."""
-    if not isinstance(runs, pd.DataFrame):
-        raise TypeError(f"wanted a DataFrame with a row a run, such as results() gives; got {type(runs).__name__}")
-    if lacking := [name for name in IDENTIFIES if name not in runs]:
-        raise ValueError(f"the table has no {', '.join(lacking)}: wanted a row a run, such as results() gives")
-    return runs
 
 
 def merge_runs(old: pd.DataFrame, new: list[dict] | pd.DataFrame) -> pd.DataFrame:
@@ -42,7 +33,7 @@ def merge_runs(old: pd.DataFrame, new: list[dict] | pd.DataFrame) -> pd.DataFram
 
     A run is one row or, in attributes.csv, one a statement.
     """
-    frames = [_checked(frame) for frame in (old, pd.DataFrame(new)) if len(frame)]
+    frames = [checked(frame) for frame in (old, pd.DataFrame(new)) if len(frame)]
     if not frames:
         return old
     merged = pd.concat(frames, ignore_index=True)
@@ -70,7 +61,7 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _with_columns(runs, names):
     """Older rows may lack some scores: they get them as NaN."""
-    return _checked(runs).reindex(columns=list(dict.fromkeys([*runs.columns, *names])))
+    return checked(runs).reindex(columns=list(dict.fromkeys([*runs.columns, *names])))
 
 
 def seed_scores(

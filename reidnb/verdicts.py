@@ -18,6 +18,7 @@ from reidnb.descriptors import DESCRIPTORS
 from reidnb.values import did_you_mean
 
 VERDICTS = ("holds", "holds, smaller", "no effect", "opposite", "undecided", "one run", "not run")
+IDENTIFIES = ["recipe", "dataset", "changes", "profile", "seed"]  # what makes two rows the same run
 LEVEL = 0.05  # of the interval's error, and of the rate of false discoveries
 PRIOR = 4  # degrees of freedom of the variance that claims of one kind share
 NOTHING = 1.0  # points: an interval within so many of zero says that there is no effect above them
@@ -104,6 +105,15 @@ def run_name(recipe: str, changes: str = "") -> str:
     return f"{recipe}, {changes}" if changes else recipe
 
 
+def checked(runs: pd.DataFrame) -> pd.DataFrame:
+    """A table of runs, if it is one."""
+    if not isinstance(runs, pd.DataFrame):
+        raise TypeError(f"wanted a DataFrame with a row a run, such as results() gives; got {type(runs).__name__}")
+    if lacking := [name for name in IDENTIFIES if name not in runs]:
+        raise ValueError(f"the table has no {', '.join(lacking)}: wanted a row a run, such as results() gives")
+    return runs
+
+
 def judge(runs: pd.DataFrame, claims: list[dict] | None = None) -> pd.DataFrame:
     """The ledger: a row for each claim and each dataset it is tested on -> DataFrame.
 
@@ -119,7 +129,7 @@ def judge(runs: pd.DataFrame, claims: list[dict] | None = None) -> pd.DataFrame:
     claims = papers()["claim"] if claims is None else [*map(_checked_claim, claims)]
     kinds = ("metric", "method_metric", "baseline_metric")
     metrics = dict.fromkeys(claim[kind] for claim in claims for kind in kinds if kind in claim)
-    runs = runs.reindex(columns=list(dict.fromkeys([*runs.columns, "mAP", *metrics])))
+    runs = checked(runs).reindex(columns=list(dict.fromkeys([*runs.columns, "mAP", *metrics])))
     names = pd.Series([run_name(row.recipe, row.changes) for row in runs.itertuples()], runs.index, dtype=object)
     by_profile = dict(iter(runs.assign(name=names).groupby("profile")))
     nothing = runs[:0].assign(name=names[:0])

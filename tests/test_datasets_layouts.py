@@ -260,7 +260,7 @@ def test_check_every_dataset(tmp_path, cuhk03_folder):
 
 @pytest.fixture
 def six_cameras(tmp_path):
-    """Twenty training people and ten others, all seen twice by each of six cameras; a distractor and a junk box each."""
+    """Twenty training people and ten others, seen twice by each of six cameras, and so a distractor and a junk box."""
     parts = {"bounding_box_train": range(1, 21), "query": range(21, 31), "bounding_box_test": (-1, 0, *range(21, 31))}
     shots = {
         part: [
@@ -279,7 +279,7 @@ def test_two_halves_share_no_person_and_no_camera(six_cameras, monkeypatch):
     first, second = (open_dataset(f"market1501_{half}", size=(32, 16)) for half in ("first", "second"))
     people = [set(half.train.pids.tolist()) for half in (first, second)]
     assert not people[0] & people[1] and len(people[0]) == len(people[1]) == 10
-    for half, cameras in ((first, "c1 c2 c3".split()), (second, "c4 c5 c6".split())):
+    for half, cameras in ((first, ["c1", "c2", "c3"]), (second, ["c4", "c5", "c6"])):
         for split in (half.train, half.query, half.gallery):
             assert {name.split("_")[-3][:2] for name in split.files} == set(cameras)
             assert set(split.camids.tolist()) == {0, 1, 2}, "cameras count from 0"

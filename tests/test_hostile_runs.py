@@ -49,7 +49,7 @@ REFUSED = [
     ({"root": "/tmp"}, TypeError, "synthetic is drawn, not read from a folder: it has no root"),
     ({"profile": None}, TypeError, "profile must be a name, got None"),
     ({"profile": ["quick"]}, TypeError, "profile must be a name, got"),
-    ({"profile": "fast"}, ValueError, "unknown profile 'fast'.*take one of quick, full, laptop, paper"),
+    ({"profile": "fast"}, ValueError, "unknown profile 'fast'.*take one of quick, full, laptop, photo, paper"),
     ({"seed": -1}, ValueError, "seed must be an integer from 0 on, below 2.*; got -1"),
     ({"seed": 2**40}, ValueError, "seed must be an integer"),
     ({"seed": 0.5}, ValueError, "seed must be an integer"),

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from claims_by_hand import CLAIM, row, runs
 
-from reidnb import experiments, ledger
+from reidnb import experiments, ledger, verdicts
 from reidnb.ledger import count_verdicts, judge, markdown, merge_runs, read_runs, render_between, summarise, write_runs
+from reidnb.verdicts import VERDICTS
 
 # ---- rows of runs ---------------------------------------------------------------------------------------------------
 
@@ -114,10 +115,16 @@ def test_verdicts_are_counted_by_who_claims_and_where():
         {
             "dataset": ["synthetic", "synthetic_a->synthetic_b", "synthetic->market1501", "msmt17", "synthetic"],
             "source": ["a paper"] * 4 + ["reidnb's own claim"],
-            "verdict": ["holds", "within noise", "holds", "does not hold", "holds"],
+            "verdict": ["holds", "undecided", "holds", "opposite", "holds"],
+            "note": "",
         }
     )
-    assert count_verdicts(judged).to_numpy().tolist() == [[1, 0, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0]]
+    counts = count_verdicts(judged)
+    assert counts.columns.tolist() == [*VERDICTS]
+    counts = counts[["holds", "opposite", "undecided"]]
+    assert counts.to_numpy().tolist() == [[1, 0, 1], [1, 1, 0], [1, 0, 0]]
+    judged.loc[0, "note"] = "follows from another"
+    assert count_verdicts(judged).holds.tolist() == [0, 1, 1], "not counted again"
 
 
 # ------------------------------------------------------------------------------------------ what is no table of runs
@@ -173,7 +180,7 @@ def test_kept_runs_take_the_place_of_measured_ones(measured):
 
 
 def test_claims_are_judged_by_what_was_measured_unless_asked(measured, monkeypatch):
-    monkeypatch.setattr(ledger, "papers", lambda: {"claim": [CLAIM]})
+    monkeypatch.setattr(verdicts, "papers", lambda: {"claim": [CLAIM]})
     assert ledger.claims().gain.tolist() == pytest.approx([10]) and ledger.claims(kept=True).gain[0] == 35
 
 
@@ -186,7 +193,7 @@ def test_claims_keep_their_contract(measured):
 
 def test_the_measured_claims():
     found = ledger.claims()
-    assert set(found.verdict) <= set(ledger.VERDICTS) and (found.seeds > 0).any()
+    assert set(found.verdict) <= set(VERDICTS) and (found.seeds > 0).any()
     assert (found.sign == -1).any() and (found.slack > 0).any()
     assert found.notebook.notna().all(), "every claim says which notebook it is about"
 

@@ -47,9 +47,9 @@ def own_loss(output, batch):
 
 # F15: 29 fields that took nonsense. Each is now what its type says.
 NONSENSE = [
-    ("ide", "epochs", 2.5, "a whole number from 1 on"),
-    ("ide", "epochs", "three", "a whole number from 1 on"),
-    ("ide", "epochs", 0, "a whole number from 1 on"),
+    ("ide", "epochs", 2.5, "a whole number from 0 on"),
+    ("ide", "epochs", "three", "a whole number from 0 on"),
+    ("ide", "epochs", -1, "a whole number from 0 on"),
     ("ide", "p", 0, "a whole number from 1 on"),
     ("ide", "k", 1.5, "a whole number from 1 on"),
     ("ide", "lr", 0.0, "a number above 0"),
@@ -201,7 +201,7 @@ def test_a_term_may_not_take_a_name_of_history(called):
     [
         (lambda: recipe("basline"), ValueError, r"unknown recipe 'basline' \(did you mean 'baseline'\?\); there are "),
         (lambda: recipe(None), ValueError, "unknown recipe None"),
-        (lambda: recipe("ide", "fast"), ValueError, "unknown profile 'fast': take one of quick, full, laptop, paper"),
+        (lambda: recipe("ide", "fast"), ValueError, "unknown profile 'fast': take one of quick, full, laptop, photo"),
         (lambda: recipe("ide", "papers"), ValueError, r"unknown profile 'papers' \(did you mean 'paper'\?\)"),
         (lambda: recipe("ide", epoch=3), TypeError, r"ide has no field 'epoch' \(did you mean 'epochs'\?\)"),
         (lambda: recipe("ide", margin=0.3), TypeError, "ide has no field 'margin'"),
@@ -236,7 +236,7 @@ def test_what_a_recipe_needs():
     found = {name: (r.needs_pairs, r.needs_target, r.needs_cameras, r.needs_attributes) for name, r in RECIPES.items()}
     pairs, target, cameras, attributes = ({name for name, needs in found.items() if needs[i]} for i in range(4))
     assert target == {"camera_style", "domain", "domain_lstm", "lstm_uda"} == cameras - {"camstyle"}
-    assert attributes == {"apr", "apr_focal", "alfo", "alfo_no_focal", "alfo_local", "deepmar", "deepsar"}
+    assert attributes == {"apr", "apr_focal", "alfo", "alfo_printed", "alfo_no_focal", "alfo_local", "deepmar", "deepsar"}
     plain = {"ide", "ide_scratch", "pcb", "camstyle", "colour_histogram", "lomo"} | attributes
     assert pairs == set(RECIPES) - plain
     assert {name for name, r in RECIPES.items() if not r.learns} == {"colour_histogram", "lomo"}
@@ -289,6 +289,7 @@ PAPER = {
     "size": (256, 128), "epochs": 120, "optimizer": "adam", "lr": 3.5e-4, "weight_decay": 5e-4, "warmup": 10.0,
     "schedule": "step", "steps": (40, 70), "augmentation": Augmentation(), "weights": "imagenet",
 }  # fmt: skip
+PHOTO = {"size": (128, 64), "epochs": 20, "lr": 1.5e-3, "weight_decay": 0.1, "weights": "imagenet"}
 LSTM_PAPER = {
     "epochs": 30, "lr": 3e-4, "warmup": 0.0, "steps": (20,), "flip_test": False,
     "augmentation": Augmentation(pad=0.0, erase=0.0, crop=0.64),
@@ -299,15 +300,17 @@ LSTM_PAPER = {
 def test_what_a_profile_changes(name):
     """Nothing else: whatever is not said here is the recipe's own."""
     plan, scratch = RECIPES[name], name.endswith("_scratch")
-    settings = {"quick": {}, "full": {}, "laptop": {"size": (64, 32), "epochs": 30}}
-    if scratch:
-        settings = {profile: more | {"lr": 3e-3} for profile, more in settings.items()}
+    settings = {"quick": {}, "full": {}, "laptop": {"size": (64, 32), "epochs": 12, "warmup": 1.0}}
     own = LSTM_PAPER if plan.extra is not None and name != "camstyle" or name == "direct" else {}
+    settings["photo"] = PHOTO | {"model": "lite0"}
     settings["paper"] = PAPER | own | {"model": plan.model.replace("small", "resnet50")}
     if scratch:
+        settings["photo"] |= {"weights": None, "lr": 3e-3}
         settings["paper"] |= {"weights": None, "epochs": 300, "schedule": "cosine"}
+    if not plan.epochs:
+        settings = {profile: more | {"epochs": 0} for profile, more in settings.items()}
     if not plan.learns:
-        settings = dict.fromkeys(settings, {}) | {"paper": {"size": (128, 64)}}
+        settings = dict.fromkeys(settings, {}) | dict.fromkeys(("photo", "paper"), {"size": (128, 64)})
     for profile in PROFILES:
         found = recipe(name, profile)
         for field in fields(plan):
@@ -315,6 +318,8 @@ def test_what_a_profile_changes(name):
                 wanted = settings[profile].get(field.name, getattr(plan, field.name))
                 assert getattr(found, field.name) == wanted, (profile, field.name)
         wanted = plan.losses
+        if profile == "photo":
+            wanted = tuple(replace(loss, peer="lite0") if isinstance(loss, Mutual) else loss for loss in wanted)
         if profile == "paper":
             wanted = tuple(
                 replace(loss, peer=loss.peer.replace("small", "resnet50")) if isinstance(loss, Mutual) else loss
@@ -338,7 +343,7 @@ def test_a_recipe_may_be_called_like_a_backbone():
     plan = Recipe("small", "small_xception", losses=(Identity(),))
     found = recipe(plan, "paper")
     assert (found.name, found.title, found.model) == ("small", "small_xception", "resnet50")
-    assert set(BACKBONES) == {"small", "small_xception", "resnet18", "resnet50", "resnet50_xception"}
+    assert set(BACKBONES) == {"small", "small_xception", "lite0", "resnet18", "resnet50", "resnet50_xception"}
 
 
 def test_what_is_changed_goes_before_what_a_profile_says():
@@ -348,12 +353,11 @@ def test_what_is_changed_goes_before_what_a_profile_says():
     assert recipe("lstm_uda", "paper", identity_smoothing=0.1).losses[0].smoothing == 0.1
     assert recipe("lstm_uda", "paper", losses=RECIPES["lstm_uda"].losses).losses[0].smoothing == 0.1
     long = replace(RECIPES["ide"], epochs=200, warmup=40.0)
-    assert recipe(long, "laptop", epochs=200).epochs == 200, "30 would be shorter than the warm-up"
+    assert recipe(long, "laptop", epochs=200).epochs == 200, "12 would be shorter than the warm-up"
 
 
 def test_a_random_start_has_its_own_rate_and_schedule():
-    assert recipe("ide", weights=None).lr == 3e-3 and recipe("ide", weights=None, lr=0.5).lr == 0.5
-    assert recipe("ide_scratch", weights="drawn").lr == 1e-3
+    assert recipe("ide", "photo", weights=None).lr == 3e-3 and recipe("ide", "photo", weights=None, lr=0.5).lr == 0.5
     plan = recipe("baseline", "paper", weights=None)
     assert (plan.weights, plan.epochs, plan.schedule) == (None, 300, "cosine")
 

@@ -236,12 +236,13 @@ def test_what_a_recipe_needs():
     found = {name: (r.needs_pairs, r.needs_target, r.needs_cameras, r.needs_attributes) for name, r in RECIPES.items()}
     pairs, target, cameras, attributes = ({name for name, needs in found.items() if needs[i]} for i in range(4))
     assert target == {"camera_style", "domain", "domain_lstm", "lstm_uda"} == cameras - {"camstyle"}
-    assert attributes == {"apr", "apr_focal", "alfo", "alfo_printed", "alfo_no_focal", "alfo_local", "deepmar", "deepsar"}
-    plain = {"ide", "ide_scratch", "pcb", "camstyle", "colour_histogram", "lomo"} | attributes
+    alfos = {"alfo", "alfo_printed", "alfo_no_focal", "alfo_local"}
+    assert attributes == {"apr", "apr_focal", "deepmar", "deepsar"} | alfos
+    plain = {"untrained", "untrained_drawn", "ide", "ide_scratch", "pcb", "pcb_printed", "camstyle", "colour_histogram", "lomo"} | attributes
     assert pairs == set(RECIPES) - plain
     assert {name for name, r in RECIPES.items() if not r.learns} == {"colour_histogram", "lomo"}
     unclassified = {"verification", "contrastive", "triplet", "improved_triplet", "quadruplet", "trihard", "msml"}
-    unclassified |= {"pcb", "alfo_local", "deepmar", "deepsar", "colour_histogram", "lomo"}
+    unclassified |= {"pcb", "pcb_printed", "alfo_local", "deepmar", "deepsar", "colour_histogram", "lomo"}
     branched = {"direct", "camera_style", "domain", "domain_lstm", "lstm_uda"}
     assert {name for name, r in RECIPES.items() if not r.classifies} == unclassified | branched
     assert replace(RECIPES["ide"], fresh_norm=True).needs_target

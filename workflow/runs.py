@@ -7,6 +7,9 @@ BCE = {"focal_gamma": 0.0, "focal_alpha": None}  # what is left of the focal los
 
 # Runs beside the recipes, on the built-in world under "full".
 VARIATIONS = (
+    # notebook 00: a random start as it is; notebook 13: what a training's luck alone does, in one world
+    ("untrained", {"weights": None}),
+    *((name, {"world": 0}) for name in ("ide", "baseline")),
     # notebook 01: one rate for all, three times identification's best; what MSML needs; how the improved triplet pulls
     *(("msml", changes) for changes in ({"p": 16, "lr": 3e-3}, {"p": 16}, {"lr": 3e-3})),
     *((name, {"lr": 1e-3}) for name in ("ide", "baseline", "trihard", "triplet", "contrastive")),

@@ -14,9 +14,7 @@ VERDICTS = {  # how a verdict begins: its colour and its mark
     "holds": (GREEN, "o"),
     "holds, smaller": (GREEN, "^"),
     "no effect": (GREY, "s"),
-    "within noise": (GREY, "s"),
     "opposite": (RED, "X"),
-    "does not hold": (RED, "X"),
     "undecided": (ORANGE, "v"),
     "one run": (BLUE, "P"),
 }
@@ -170,22 +168,26 @@ def claim_bars(ledger, width: int = 62) -> Figure:
 
 
 def paper_and_ours(ledger) -> Figure:
-    """The papers' gains and ours, a point a claim, filled on the built-in world and open on photographs: on the
-    diagonal they agree."""
+    """The papers' gains and ours, a point a claim with its row's number in the ledger, filled on the built-in world and
+    open on photographs: on the diagonal they agree. Both axes are linear to ten points, logarithmic beyond."""
     rows = _that_ran(ledger)
     rows = rows[rows.paper_gain.notna()]
     if rows.empty:
         raise ValueError("no claim that ran has a paper's gain to compare with")
     drawn = [all(part.startswith("synthetic") for part in dataset.split("->")) for dataset in rows.dataset]
-    figure, ax = plt.subplots(figsize=(5.8, 4.8))
+    figure, ax = plt.subplots(figsize=(7.2, 5.6))
     for row, filled in zip(rows.itertuples(), drawn):
         _gain(ax, row.paper_gain, row.gain, row, "y", alpha=0.8, markerfacecolor=None if filled else "white")
+        near = {"xytext": (5, 3), "textcoords": "offset points", "fontsize": 7}
+        ax.annotate(str(row.Index), (row.paper_gain, row.gain), **near)
     equal = np.linspace(rows.paper_gain.min(), rows.paper_gain.max(), 200)
-    ax.plot(equal, equal, color="black", linestyle="--", linewidth=1)
+    ax.plot(equal, equal, color="black", linestyle="--", linewidth=1, label="ours = theirs")
     ax.axhline(0, color=GREY, linewidth=0.8)
+    ax.set_xscale("symlog", linthresh=10)
     ax.set_yscale("symlog", linthresh=10)
-    ax.set_yticks([tick for tick in TICKS if rows.gain.min() - 5 <= tick <= rows.gain.max() + 5])
-    ax.yaxis.set_major_formatter("{x:g}")
+    for axis, gains in ((ax.xaxis, rows.paper_gain), (ax.yaxis, rows.gain)):
+        axis.set_ticks([tick for tick in TICKS if gains.min() - 5 <= tick <= gains.max() + 5])
+        axis.set_major_formatter("{x:g}")
     ax.set(xlabel="the paper's gain, points", ylabel="ours, points")
     if not all(drawn):
         ax.scatter([], [], marker="o", facecolors="white", edgecolors="black", label="open: photographs")

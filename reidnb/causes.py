@@ -17,6 +17,7 @@ from reidnb.inference import embed
 from reidnb.methods.stripes import horizontal_pooling
 from reidnb.runtime import autocast, choose_device
 from reidnb.synthetic import PARTS
+from reidnb.training import Batch, evaluate_terms
 
 DISTANCES = ("global", "rigid", "aligned")
 CURES = {  # a difficulty of a shot in the built-in world: what takes it away
@@ -81,6 +82,21 @@ def band_response(model: nn.Module, images: np.ndarray, bands: int = 8, parts: i
         after = stripes_of(model, painted, parts, device, flip=False)
         moved.append(np.linalg.norm(after - before, axis=2).mean(0))
     return np.stack(moved).astype(np.float32)
+
+
+def gradient_norms(model: nn.Module, terms: Sequence, pixels: torch.Tensor, batch: Batch) -> dict[str, float]:
+    """How hard each term of a loss pulls at the map that all share -> the norm of its gradient there, by its name in
+    history. Their ratio, not that of the losses, says what a weight (lambda) does.
+
+    pixels: a batch as `batches.make_batch` gives it; batch: who is in it.
+    """
+    output = model(pixels)
+    values = evaluate_terms(terms, output, batch)
+    pulls = {
+        name: torch.autograd.grad(term, output.map, retain_graph=True, allow_unused=True)[0]
+        for name, term in values.items()
+    }
+    return {name: 0.0 if pull is None else float(pull.norm()) for name, pull in pulls.items()}
 
 
 # ------------------------------------------------------------------------------------------------ the distance at test

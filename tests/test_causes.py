@@ -8,7 +8,9 @@ from torch import nn
 from reidnb import causes
 from reidnb.datasets import open_dataset, redraw
 from reidnb.network import Output, build_model
+from reidnb.recipes import recipe
 from reidnb.synthetic import PARTS
+from reidnb.training import Batch
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,17 @@ def test_the_small_backbone_sees_far_beyond_its_stripe(world):
     """What the notebooks say: up to 47 of 64 rows stand behind one stripe of eight."""
     seen = causes.receptive_field(build_model().backbone, np.array(world.query.images[:4]))
     assert (seen > 0).sum(1).max() == 47
+
+
+def test_gradient_norms_grow_with_the_weight():
+    torch.manual_seed(0)
+    plan = recipe("hplf")
+    model = plan.network({"classes": 4})
+    pixels, batch = torch.randn(8, 3, 64, 32), Batch(torch.arange(8) // 2, np.arange(8))
+    one = causes.gradient_norms(model, plan.terms, pixels, batch)
+    three = causes.gradient_norms(model, recipe("hplf", local_weight=0.9).terms, pixels, batch)
+    assert [*one] == ["identity", "trihard", "local"] and min(one.values()) > 0
+    assert three["local"] == pytest.approx(3 * one["local"], rel=1e-3) and three["identity"] == one["identity"]
 
 
 # ---- the distance at test -------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from reidnb import __version__
 
 HERE = Path(__file__).parent
 DEVICES = ("auto", "cpu", "cuda", "mps")
-KEPT = ("datasets", "runs", "styles", "figures")  # the folders of the cache
+KEPT = ("datasets", "runs", "styles", "figures", "pretraining")  # the folders of the cache
 
 
 # ------------------------------------------------------------------------------------------------------ what there is

@@ -192,7 +192,7 @@ def test_option_names_are_what_open_dataset_takes():
 def test_which_datasets_come_with_attributes():
     known = {name for name in DATASETS if has_attributes(name)}
     worlds = {name for name in DATASETS if name.startswith("synthetic")}
-    assert known == worlds | {"market1501", "dukemtmc"} and len(worlds) == 4
+    assert known == worlds | {"market1501", "market1501_first", "market1501_second", "dukemtmc"} and len(worlds) == 4
     assert has_attributes("synthetic->msmt17") and not has_attributes("msmt17->synthetic"), "it learns from the source"
 
 

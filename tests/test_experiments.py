@@ -13,7 +13,7 @@ from tiny_world import TINY, WORLD, said_by, same_result, start
 
 from reidnb import experiments, result, runtime, training
 from reidnb.batches import Augmentation
-from reidnb.datasets import open_dataset
+from reidnb.datasets import builtin, open_dataset
 from reidnb.evaluation import evaluate_features
 from reidnb.experiments import run
 from reidnb.inference import embed
@@ -92,8 +92,22 @@ def test_what_an_open_dataset_was_opened_with_stands_in_the_row(elsewhere):
     """Once such a run took the place of the plain one in every table."""
     data = open_dataset("synthetic", size=(64, 32), **WORLD)
     found = run("colour_histogram", data, device="cpu", seed=1)
-    assert found.changes == ", ".join(f"{k}={v!r}" for k, v in sorted(WORLD.items()))
-    assert found.seed == 0, "where nothing is drawn by lot, one run stands for all seeds"
+    assert found.changes == ", ".join(f"{k}={v!r}" for k, v in sorted(WORLD.items())) + ", world=0"
+    assert found.seed == 1, "a seed is a world too, even where nothing is learned"
+
+
+def test_a_seed_is_a_world_and_a_training(elsewhere):
+    one, two = (run("colour_histogram", seed=seed, **WORLD) for seed in (1, 2))
+    assert one.fingerprint != two.fingerprint and "world" not in one.changes + two.changes
+    assert one.data().fingerprint == one.fingerprint == open_dataset(size=(64, 32), world=1, **WORLD).fingerprint
+    apart = run("colour_histogram", seed=2, world=1, **WORLD)
+    assert apart.fingerprint == one.fingerprint and apart.changes.endswith("world=1") and apart.seed == 2
+    winter = [open_dataset("synthetic_winter", size=(64, 32), world=world, **WORLD) for world in (0, 1)]
+    worlds = [builtin._world_of("synthetic_winter", *builtin._settings("synthetic_winter", data.options)) for data in winter]
+    assert worlds[0].cameras == worlds[1].cameras, "a place: others pass before the same cameras"
+    assert worlds[0].people != worlds[1].people
+    with pytest.raises(ValueError, match="world must be a whole number"):
+        open_dataset(world=-1)
 
 
 def test_the_model_gives_the_kept_features(made):
@@ -220,8 +234,8 @@ def test_the_same_settings_asked_for_by_another_name(first, second, elsewhere, t
 
 
 def test_a_change_of_parts_is_said_by_their_names(elsewhere):
-    found = run("ide_scratch", **TINY | {"losses": (Identity(smoothing=0.2), TriHard()), "warmup": 0.5})
-    assert "losses=identity+trihard" in found.changes and "warmup=0.5" in found.changes
+    found = run("ide_scratch", **TINY | {"losses": (Identity(smoothing=0.2), TriHard()), "warmup": 0.25})
+    assert "losses=identity+trihard" in found.changes and "warmup=0.25" in found.changes
 
 
 # ---------------------------------------------------------------------------------------------------------- accidents

@@ -47,10 +47,9 @@ def test_shipped_weights_are_small_and_have_a_card(name, start):
 
 @pytest.mark.parametrize("name", OURS)
 def test_the_start_has_not_seen_the_exam(name, world):
-    """Identities were told to the drawn start alone: it finds people of a world it never saw, the distilled one
-    little, and yet more than a random one."""
-    random, distilled, drawn = (untrained_map(world, name, weights) for weights in (None, "distilled", "drawn"))
-    assert random < distilled < drawn / 1.5
+    """Identities were told to the drawn start alone: it finds people of a world it never saw, the distilled one finds
+    as little as a random one. Measured over worlds: 0.5 to 0.8 against 0.03 to 0.1."""
+    assert untrained_map(world, name, "drawn") > 3 * untrained_map(world, name, "distilled")
 
 
 def test_pretrain_writes_weights_that_load(tmp_path, monkeypatch):
@@ -61,10 +60,10 @@ def test_pretrain_writes_weights_that_load(tmp_path, monkeypatch):
     monkeypatch.setattr(pretraining, "TARGETS", 32)
     monkeypatch.setattr(pretraining, "BATCH", 16)
     path = tmp_path / "small.safetensors"
-    cosine = pretraining.pretrain(path=path, epochs=3, counts=COUNTS)
-    assert cosine > 0.05, "80 pictures and 12 steps: something was learned"
+    cosine = pretraining.pretrain(path=path, epochs=12, counts=COUNTS)
+    assert cosine > 0.05, "80 pictures and 48 steps: something was learned"
     card = json.loads(path.with_suffix(".json").read_text())
-    assert card["epochs"] == 3 and card["saw"]["people"] == 40
+    assert card["epochs"] == 12 and card["saw"]["people"] == 40
     load_backbone("small", str(path))
     assert not list(tmp_path.rglob("*.checkpoint"))
     again = pretraining.make_pictures(COUNTS)

@@ -66,7 +66,7 @@ def test_seeds_to_decide():
 def test_errors_are_as_rare_as_promised(seeds):
     """20,000 claims with nothing in them, whose spreads differ by a factor of up to 3: about 5 % of the intervals may
     leave zero outside. A moderated variance is a little too small for the wildest of them: 0.065 leaves room for that,
-    and 0.03 would say that intervals are needlessly wide."""
+    and 0.025 would say that intervals are needlessly wide."""
     rng = np.random.default_rng(0)
     wrong, kinds = 0, 1000
     for _ in range(kinds):
@@ -75,7 +75,7 @@ def test_errors_are_as_rare_as_promised(seeds):
         for i, own in enumerate(gains):
             found = assess(own, [*gains[:i], *gains[i + 1 :]])
             wrong += abs(found.gain) > found.spread
-    assert 0.03 < wrong / (20 * kinds) < 0.065
+    assert 0.025 < wrong / (20 * kinds) < 0.065
 
 
 def test_few_seeds_see_more_with_the_others_help():

@@ -15,7 +15,8 @@ from reidnb.datasets import ReIDDataset, redraw
 from reidnb.evaluation import euclidean_distances
 from reidnb.inference import embed
 from reidnb.methods.stripes import horizontal_pooling
-from reidnb.runtime import autocast, choose_device
+from reidnb.network import Output
+from reidnb.runtime import choose_device
 from reidnb.synthetic import PARTS
 from reidnb.training import Batch, evaluate_terms
 
@@ -50,23 +51,23 @@ def receptive_field(backbone: nn.Module, images: np.ndarray, device=None) -> np.
     return (seen / seen.sum(1, keepdim=True)).cpu().numpy()
 
 
+class WithStripes(nn.Module):
+    """A model that says "local" too: what its own head says, else horizontal pooling of its map, which no loss ever
+    looked at as stripes."""
+
+    def __init__(self, model: nn.Module, parts: int):
+        super().__init__()
+        self.model, self.parts = model, parts
+
+    def forward(self, images: torch.Tensor) -> Output:
+        said = self.model(images)
+        return said if "local" in said else Output(said, local=horizontal_pooling(said.map.float(), self.parts))
+
+
 def stripes_of(model: nn.Module, images: np.ndarray, parts: int = 8, device=None, flip: bool = True) -> np.ndarray:
-    """Stripes of unit length -> float32 (N, parts, C): the local branch's where the model has one, else those of its
-    map, which no loss ever looked at as stripes. A picture is averaged with its mirror image with `flip`."""
-    device, out = choose_device(device), []
-    was_training = model.training
-    model.to(device).eval()
-    with torch.inference_mode():
-        for start in range(0, len(images), 256):
-            pixels = make_batch(images, np.arange(start, min(start + 256, len(images))), device=device)
-            found = []
-            for view in (pixels, pixels.flip(3))[: 1 + flip]:
-                with autocast(device):
-                    said = model(view)
-                found.append(said["local"].float() if "local" in said else horizontal_pooling(said.map.float(), parts))
-            out.append(F.normalize(sum(found), dim=2).cpu())
-    model.train(was_training)
-    return torch.cat(out).numpy()
+    """Stripes of unit length -> float32 (N, parts, C), see WithStripes. A picture is averaged with its mirror image
+    with `flip`."""
+    return embed(WithStripes(model, parts), images, device, flip=flip, compare="local").numpy()
 
 
 def band_response(model: nn.Module, images: np.ndarray, bands: int = 8, parts: int = 8, device=None) -> np.ndarray:
@@ -119,13 +120,16 @@ def stripes_at_test(
     """Scores of one model by its global feature, by its stripes, rigid or aligned, and by the sum of both -> a dict of
     Scores: "global", "rigid", "aligned", "global + rigid", "global + aligned". Whatever stripes gain here they gain at
     the test alone."""
-    sides = []
-    for split in (data.query, data.gallery):
-        whole = embed(model, split.images, device, compare=compare).flatten(1)
-        sides.append((F.normalize(whole).numpy(), stripes_of(model, split.images, parts, device)))
+    sides = (_look(model, split.images, parts, device, compare) for split in (data.query, data.gallery))
     found = distances_by(*sides)
     found |= {f"global + {kind}": found["global"] + found[kind] for kind in DISTANCES[1:]}
     return {name: evaluation.evaluate(matrix, *data.ids) for name, matrix in found.items()}
+
+
+def _look(model, images, parts, device, compare="embedding"):
+    """The global feature (N, D) and the stripes (N, parts, C) of pictures, by one pass through the model."""
+    whole, local = embed(WithStripes(model, parts), images, device, compare=(compare, "local"))
+    return F.normalize(whole.flatten(1)).numpy(), local.numpy()
 
 
 # -------------------------------------------------------------------------------------------------- pictures drawn anew
@@ -162,17 +166,14 @@ def slid_boxes(
     """
     rows = np.asarray(rows)
 
-    def look(images):
-        whole = embed(model, images, device).flatten(1)
-        return F.normalize(whole).numpy(), stripes_of(model, images, parts, device)
-
-    gallery, out = look(data.gallery.images), []
+    gallery, out = _look(model, data.gallery.images, parts, device), []
     same, seen = data.query.pids[rows, None] == data.gallery.pids, data.gallery.pids != -1
     other_camera = data.query.camids[rows, None] != data.gallery.camids
     if not (same & other_camera).any(1).all():
         raise ValueError("some of these queries have no answer in the gallery")
     for share in shares:
-        slid = look(redraw(data, "query", rows, **CURES["box"] | {"dy": float(share)}))
+        pictures = redraw(data, "query", rows, **CURES["box"] | {"dy": float(share)})
+        slid = _look(model, pictures, parts, device)
         for kind, matrix in distances_by(slid, gallery).items():
             right = np.where(same & other_camera, matrix, np.inf).min(1)
             wrong = np.where(~same & seen, matrix, np.inf).min(1)

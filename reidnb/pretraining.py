@@ -10,7 +10,7 @@ natural images; Baradad et al., 2021). A card beside the weights says what they 
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch import nn
 
 from reidnb.batches import make_batch
 from reidnb.datasets import open_dataset
-from reidnb.files import atomic_write, cache_root, kept
+from reidnb.files import atomic_write, cache_root, digest, kept
 from reidnb.models import SHIPPED, load_backbone, save_backbone
 from reidnb.runtime import autocast, choose_device, keep_checkpoint, load_checkpoint
 
@@ -35,6 +35,7 @@ PEOPLE = {"train_identities": 300, "test_identities": 2, "distractors": 0, "junk
 COUNTS = {"people": 24_000, "photographs": 8_000, "leaves": 8_000}
 TARGETS = 256  # directions of the teacher's cells that are kept, by their variance
 EPOCHS, BATCH, RATE, DECAY = 8, 128, 3e-3, 0.05
+SOURCE = digest(Path(__file__).read_bytes())  # pictures and targets are made anew when this file changes
 log = logging.getLogger("reidnb")
 
 
@@ -85,12 +86,17 @@ def make_pictures(counts: dict = COUNTS) -> np.ndarray:
                 out[next(places)] = _coloured(picture, rng)
         out.flush()
 
-    name = "-".join(f"{kind}{count}" for kind, count in counts.items())
+    return _kept("pictures", [counts, PEOPLE, WORLDS, SOURCE], fill)
+
+
+def _kept(what: str, of: list, fill: Callable) -> np.ndarray:
+    """An array that `fill` writes into a file once, mapped from then on; another for anything else in `of`."""
     opened = {}
-    path = kept(
-        cache_root() / "pretraining" / f"pictures-{name}.npy", fill, lambda p: opened.update({p: np.load(p, "r")})
-    )
-    return opened[path]
+
+    def read(path):
+        opened[path] = np.load(path, mmap_mode="r")
+
+    return opened[kept(cache_root() / "pretraining" / f"{what}-{digest(of)}.npy", fill, read)]
 
 
 def _people(count: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
@@ -177,13 +183,8 @@ def make_targets(teacher: nn.Module, pictures: np.ndarray) -> np.ndarray:
             out[start : start + 64] = found.movedim(3, 1).half().cpu().numpy()
         out.flush()
 
-    opened = {}
-    path = kept(
-        cache_root() / "pretraining" / f"targets-{len(pictures)}.npy",
-        fill,
-        lambda p: opened.update({p: np.load(p, "r")}),
-    )
-    return opened[path]
+    of = [len(pictures), np.ascontiguousarray(pictures[:: max(1, len(pictures) // 50)]).tobytes(), TARGETS, SOURCE]
+    return _kept("targets", of, fill)
 
 
 # -------------------------------------------------------------------------------------------------------- the student

@@ -103,7 +103,9 @@ def test_a_seed_is_a_world_and_a_training(elsewhere):
     apart = run("colour_histogram", seed=2, world=1, **WORLD)
     assert apart.fingerprint == one.fingerprint and apart.changes.endswith("world=1") and apart.seed == 2
     winter = [open_dataset("synthetic_winter", size=(64, 32), world=world, **WORLD) for world in (0, 1)]
-    worlds = [builtin._world_of("synthetic_winter", *builtin._settings("synthetic_winter", data.options)) for data in winter]
+    worlds = [
+        builtin.make_world(builtin._plan("synthetic_winter", data.options) | {"size": (64, 32)}) for data in winter
+    ]
     assert worlds[0].cameras == worlds[1].cameras, "a place: others pass before the same cameras"
     assert worlds[0].people != worlds[1].people
     with pytest.raises(ValueError, match="world must be a whole number"):

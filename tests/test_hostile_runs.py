@@ -138,7 +138,10 @@ def test_a_wrong_name_is_answered_with_the_near_one_of_recipe_and_dataset(cache,
 @pytest.mark.parametrize(
     "given, says",
     [
-        ({"profile": "quik"}, r"profile must be one of quick, full, laptop, photo, paper; got 'quik' \(did you mean 'quick'"),
+        (
+            {"profile": "quik"},
+            r"profile must be one of quick, full, laptop, photo, paper; got 'quik' \(did you mean 'quick'",
+        ),
         ({"dataset": "market"}, "unknown dataset 'market'"),
         ({"seed": -1}, "seed must be an integer"),
         ({"device": "tpu"}, "device 'tpu'"),

@@ -243,7 +243,12 @@ def test_the_fingerprint_of_weights_is_the_files_content(tmp_path):
 @pytest.mark.parametrize(
     "name, weights, error, says",
     [
-        ("resnet34", None, ValueError, "unknown model 'resnet34'.*: take one of small, small_xception, lite0, resnet18"),
+        (
+            "resnet34",
+            None,
+            ValueError,
+            "unknown model 'resnet34'.*: take one of small, small_xception, lite0, resnet18",
+        ),
         ("small", "imagenet", ValueError, "small backbone has no ImageNet weights of its own: take 'distilled'"),
         ("small_xception", "imagenet", ValueError, "the small_xception backbone has no ImageNet weights"),
         ("lite0", "distilled", ValueError, "belong to the small backbones, not to lite0"),

@@ -112,19 +112,10 @@ def redraw(data: ReIDDataset, split: str, rows, **changes) -> np.ndarray:
         raise ValueError(f"only the built-in world can be drawn anew; {name} was photographed")
     from reidnb import synthetic
 
-    world, (height, width) = _world_of(name, *_settings(name, data.options)), getattr(data, split).images.shape[2:]
-    world = replace(world, size=(height, width))
+    size = getattr(data, split).images.shape[2:]
+    world, _ = _planned(tuple(sorted({**_plan(name, data.options), "size": size}.items())))
     shots = [replace(world.shots[split][row], **changes) for row in np.asarray(rows).tolist()]
     return np.stack([synthetic.draw(world, shot).image.transpose(2, 0, 1) for shot in shots])
-
-
-def _settings(name: str, options: dict) -> tuple:
-    return tuple(sorted({**_plan(name, options), "size": SIZE}.items()))
-
-
-@lru_cache(maxsize=2)
-def _world_of(name: str, *settings):
-    return make_world(dict(settings))
 
 
 def make_world(options: dict):

@@ -27,7 +27,8 @@ def horizontal_pooling(cells: torch.Tensor, parts: int | None = None) -> torch.T
 class Stripes:
     """The local branch: `parts` stripes of `width` values each, after a 1x1 convolution (AlignedReID, section 3.1), or
     of the map's own with `width=None` (HPLF). With `classifiers`, each also says who it is (PCB). `norm`: batch norm
-    behind it; `unit`: distances are between stripes of unit length. Neither paper has the two; ours do."""
+    behind it; `unit`: distances in training are between stripes of unit length, as at the test they always are.
+    Neither paper has the two."""
 
     parts: Count = 8
     width: Count | None = 128

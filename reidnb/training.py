@@ -68,7 +68,8 @@ def train(
     labels = _check(model, images, labels, recipe, seed)
     device, terms = choose_device(device), recipe.terms if terms is None else terms
     model.to(device).train()
-    keep_memory() if device.type == "cpu" else None
+    if device.type == "cpu":
+        keep_memory()
     images, labels = _on_device(images, device), wrong_labels(labels, recipe.label_noise, np.random.default_rng(seed))
     optimizer = make_optimizer(model, recipe)
     parts = {"model": model, "optimizer": optimizer}

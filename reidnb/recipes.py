@@ -194,7 +194,7 @@ class Recipe:
 
 
 # A metric loss alone trains the features before the neck. The rate, one for all but MSML, was chosen on
-# synthetic_validation with one seed among 3e-4, 1e-3, 3e-3 and 6e-3, batches, margins and weights before it.
+# synthetic_validation with one seed among 3e-4, 1e-3 and 3e-3; batches, margins and weights stand from the first start.
 ALONE = {"compare": "features"}
 IDE, BASELINE = (Identity(),), (Identity(), TriHard())
 HPLF, ALIGNED = (Identity(), LocalTriHard("rigid")), (Identity(), LocalTriHard("aligned"))

@@ -74,7 +74,7 @@ class Recipe:
     extra: Any = None  # pictures that join each batch: TargetStyles, TrainingCopies
     # the loss, and how it is brought down
     losses: tuple = ()
-    epochs: Annotated[int, Within(0)] = 4  # 0: the start as it is
+    epochs: Annotated[int, Within(0)] = 6  # 0: the start as it is
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: Positive = 3e-3
     weight_decay: Weight = 0.4

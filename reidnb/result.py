@@ -149,14 +149,14 @@ def save(result: Result, path: Path) -> None:
     """Write a run into one .npz file."""
     plain = {f.name: getattr(result, f.name) for f in dataclasses.fields(result) if f.name not in ARRAYS}
     plain |= {"format": FORMAT, "recipe": to_plain(result.recipe), "pairs": asdict(result.pairs)}
-    about = json.dumps(plain, default=_as_json)
-    arrays = {"about": np.frombuffer(about.encode(), np.uint8), "scores": _flat(result.scores)}
+    arrays = {"scores": _flat(result.scores)}
     named = {"extra_scores": {name: _flat(found) for name, found in result.extra_scores.items()}}
     named |= {"features": vars(result.features), "state": result.state, "arrays": result.arrays}
     for field_name, values in named.items():
         arrays |= {f"{field_name}/{name}": array for name, array in values.items()}
+    about = json.dumps(plain | {"members": sorted(arrays)}, default=_as_json)
     with open(path, "wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, about=np.frombuffer(about.encode(), np.uint8), **arrays)
 
 
 def load(path: Path, whole: bool = True) -> Result | None:
@@ -167,6 +167,9 @@ def load(path: Path, whole: bool = True) -> Result | None:
         plain = json.loads(file["about"].tobytes())
         if plain.get("format") != FORMAT:
             return None
+        members = plain.pop("members", None)  # a damaged table of contents can leave one out and say nothing
+        if members is not None and len(file.files) != len(members) + 1:
+            raise ValueError(f"{path} holds {len(file.files) - 1} arrays where {len(members)} were written")
         named = {name: {} for name in ARRAYS}
         for name in file.files:
             group, _, rest = name.partition("/")

@@ -74,7 +74,7 @@ def keep_memory() -> None:
 
 def circumstances(device: torch.device) -> dict[str, str]:
     """Device, versions, commit and date of a run, for its row in a table."""
-    cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    cpu = f"{platform.machine()} CPU, {precision(device)}, {torch.get_num_threads()} threads"
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
         "torch": torch.__version__.split("+")[0],

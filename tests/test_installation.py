@@ -128,7 +128,7 @@ def test_claims_tables_and_a_run_from_a_wheel_without_extras(installed):
     found = json.loads(said[-1])
     assert Path(found["file"]).is_relative_to(installed.packages), "not the checkout"
     assert found["codes"] == [0, 0], ran.stderr
-    assert len(found["verdicts"]) > 100 and found["verdicts"].count("not run") < 20
+    assert len(found["verdicts"]) > 100 and {"holds", "undecided"} <= set(found["verdicts"]), "it reads the results"
     assert said[0] == "reidnb is installed, not a checkout: the tables go to build/tables; the package's own stay"
     assert re.match(r"\d+ runs: build/tables/runs.csv", said[1])
     assert re.match(r"ide, .*train_identities=8.* on synthetic, seed 0: .*mAP", said[2])

@@ -133,8 +133,8 @@ def test_the_papers_gains_beside_ours(ledger):
     marks = [c.lines[0] for c in ax.containers]
     assert [mark.get_xydata().tolist() for mark in marks] == [[[5, 3]], [[-2, -4]]]
     assert [mark.get_markerfacecolor() == "white" for mark in marks] == [False, True], "photographs are open"
-    assert legend(ax) == ["open: photographs", "holds, smaller", "one run"]
-    assert legend(plots.paper_and_ours(ledger[:1]).axes[0]) == ["holds, smaller"]
+    assert legend(ax) == ["ours = theirs", "open: photographs", "holds, smaller", "one run"]
+    assert legend(plots.paper_and_ours(ledger[:1]).axes[0]) == ["ours = theirs", "holds, smaller"]
 
 
 def test_verdicts_have_a_look_of_their_own():

@@ -18,7 +18,7 @@ VARIATIONS = (
     *((name, {"label_noise": noise}) for name in ("triplet", "trihard", "msml", "ide") for noise in (0.1, 0.2)),
     *(("trihard", shape) for shape in ({"p": 4}, {"p": 8}, {"p": 32}, {"p": 32, "k": 2}, {"p": 8, "k": 8})),
     *(("trihard", {"margin": margin}) for margin in (0.1, 1.0, None)),
-    *((name, {"epochs": 16}) for name in ("trihard", "triplet", "baseline")),
+    *((name, {"epochs": 18}) for name in ("trihard", "triplet", "baseline", "ide")),
     # notebook 03: HPLF's own mining, how many stripes
     ("hplf", {"mining": "each"}),
     *((name, {"local_weight": weight}) for name in ("hplf", "aligned") for weight in (0.1, 1.0, 3.0)),
@@ -38,7 +38,7 @@ VARIATIONS = (
     ("apr", {"weights": None}),
     *(("apr_focal", {"attribute_imbalance": dial, **loss}) for dial in (0.0, 2.0) for loss in ({}, BCE)),
     ("alfo", {"vote": "mean", "attribute_imbalance": 0.0}),
-    *((name, {"train_identities": 480, "epochs": 2}) for name in ("ide", "apr", "deepmar")),
+    *((name, {"train_identities": 480, "epochs": 3}) for name in ("ide", "apr", "deepmar")),
     # notebook 05: the dial
     *(("baseline", {"camera_bias": dial}) for dial in (0.0, 2.0)),
     # notebook 06: mining, zero gradient

@@ -181,7 +181,7 @@ def test_attribute_files_that_are_not_right(market, tmp_path):
 
 def test_option_names_are_what_open_dataset_takes():
     assert option_names("market1501") == ("attributes",) and option_names("msmt17") == ()
-    assert option_names("cuhk03") == ("images", "protocol", "trial") and option_names("csv") == ("table", "encoding")
+    assert option_names("cuhk03") == ("images", "protocol", "trial") and option_names("folder") == ("split_seed",)
     world = option_names("synthetic")
     assert {"seed", "train_identities", "misalignment", "season"} <= set(world) and "size" not in world
     assert option_names("synthetic_summer->synthetic_winter") == world

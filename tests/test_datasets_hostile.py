@@ -185,7 +185,7 @@ WRONG = {
     "nothing": ("", "index.csv is empty: its first line names the columns path, pid, camid, split"),
     "blank": ("\n \n", "index.csv is empty"),
     "header only": (HEAD, "the train split is empty: no images of it in .*index.csv"),
-    "no header": ("\n".join(ROWS), "index.csv lacks the columns path, pid, camid, split; it has t.jpg, 1, 0, train"),
+    "no header": ("\n".join(ROWS), "index.csv lacks the columns path, pid; it has t.jpg, 1, 0, train"),
     "two columns of a name": (HEAD + ",pid\n", "two columns of the name pid: rename or remove one"),
     "a short row": (row(1, "u.jpg,2,1"), "line 3 of .*index.csv has 3 cells, but the first line 4: 'u.jpg'"),
     "a long row": (row(0, "t.jpg,1,0,train,x"), "line 2 of .*index.csv has 5 cells"),
@@ -281,7 +281,7 @@ def test_a_folder_for_each_person(tmp_path):
         (folder / "query" / path.name[:4]).mkdir(exist_ok=True)
         path.rename(folder / "query" / path.name[:4] / path.name)
     with pytest.raises(
-        ValueError, match="query split is empty: .*/query; .*A folder for each person is not read: write"
+        ValueError, match="query split is empty: .*/query; .*A folder for each person is read by open_dataset..folder"
     ):
         open_dataset("market1501", root=folder)
 
@@ -337,7 +337,7 @@ def test_labels_that_no_file_has(tmp_path, labels, message):
 @pytest.mark.parametrize("ask", [open_dataset, check_name, option_names, has_attributes, published.check_counts])
 def test_names_that_no_dataset_has(ask, name):
     with pytest.raises(
-        ValueError, match="unknown dataset .*; known: synthetic, .*csv, or two of them as source->target"
+        ValueError, match="unknown dataset .*; known: synthetic, .*csv, folder, or two of them as source->target"
     ):
         ask(name)
 
@@ -374,7 +374,7 @@ def test_options_of_the_world(options, error, message):
         ({"root": ""}, FileNotFoundError, "csv needs its folder: pass root="),
         ({"root": "/nowhere"}, FileNotFoundError, "there is no folder /nowhere"),
         ({"table": "people.csv"}, FileNotFoundError, "has no people.csv; found there: .*index.csv"),
-        ({"seed": 3}, TypeError, "csv has no option seed; it has root, size, table, encoding"),
+        ({"seed": 3}, TypeError, "csv has no option seed; it has root, size, table, encoding, split_seed"),
     ],
 )
 def test_options_of_a_folder(mine, options, error, message):

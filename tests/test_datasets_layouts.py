@@ -196,8 +196,8 @@ def test_csv(tmp_path):
 @pytest.mark.parametrize(
     "header, row, message",
     [
-        ("path,pid,split", "a.jpg,1,train", "lacks the columns camid; it has path, pid, split"),
-        ("path,pid,camid,split", "a.jpg,one,0,train", "column pid .* must hold whole numbers"),
+        ("path,camid,split", "a.jpg,1,train", "lacks the columns pid; it has path, camid, split"),
+        ("path,pid,camid,split", "a.jpg,1.5,0,train", "column pid .* must hold whole numbers"),
         ("path,pid,camid,split", "a.jpg,1,-1,train", "column camid .* whole numbers from 0"),
         ("path,pid,camid,split", "a.jpg,1,0,test", "column split .* holds test; wanted train, query or gallery"),
         ("path,pid,camid,split", "../a.jpg,1,0,train", "must stay below"),
@@ -252,7 +252,7 @@ def test_check_every_dataset(tmp_path, cuhk03_folder):
     with pytest.raises(ValueError, match="unknown dataset"):
         published.check_counts("market")
     known = {key if isinstance(key, str) else key[0] for key in published.PUBLISHED}
-    assert known == set(folders.LAYOUTS) - {"csv", "market1501_first", "market1501_second"}, "ours"
+    assert known == set(folders.LAYOUTS) - {"csv", "folder", "market1501_first", "market1501_second"}, "ours"
 
 
 # ---- two domains of one dataset -------------------------------------------------------------------------------------

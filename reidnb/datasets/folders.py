@@ -15,6 +15,7 @@ from PIL import Image
 
 from reidnb import files
 from reidnb.datasets import cache, layouts
+from reidnb.datasets.people import read_folder
 from reidnb.datasets.splits import ReIDDataset, check_protocol
 from reidnb.datasets.table import read_table
 
@@ -31,6 +32,7 @@ class Layout:
     attributes: str = ""  # the name of its attribute file
     size: tuple[int, int] = (256, 128)
     source: Callable[[Path, str], Path | Image.Image] = truediv  # (folder, file) -> what holds the image
+    ours: bool = False  # somebody's own pictures: a split that they lack is made and written down beside them
 
 
 _MARKET = Layout(
@@ -100,8 +102,14 @@ LAYOUTS = {
         also=("annotation/Images.mat", "annotation/pool.mat"),
     ),
     "csv": Layout(
-        read_table, (), (), "Its table has the columns path, pid, camid, split (train, query or gallery).", also=(".",)
+        read_table,
+        (),
+        (),
+        "Its table has the columns path and pid and, where they are known, camid and split (train, query or gallery).",
+        also=(".",),
+        ours=True,
     ),
+    "folder": Layout(read_folder, (), (), "It holds a folder of pictures for each person.", also=(".",), ours=True),
 }
 
 
@@ -110,6 +118,8 @@ def open_folder(name: str, root: str | Path | None, size: tuple[int, int] | None
     layout = LAYOUTS[name]
     size = cache.check_size(size or layout.size)
     folder, options = prepare(name, root, options)
+    if layout.ours:
+        layout.read(folder, **options)  # a split is written before the folder's state is taken
     parts = [part for mark in (*layout.marks, *layout.also) for part in mark.split("|")]
     parts += [options["attributes"]] if options.get("attributes") else []
     settings = f"{size[0]}x{size[1]}-{files.digest(str(folder.resolve()), sorted(options.items()))}"
@@ -125,7 +135,7 @@ def list_splits(name: str, folder: Path, options: dict) -> dict[str, layouts.Lis
             place = folder / listing.place
             found = f"; found there: {layouts.contents(place)}" if place.is_dir() else ""
             people = any(place.glob("*/*.jpg")) and split in layouts.MARKET_FOLDERS and bool(LAYOUTS[name].attributes)
-            remedy = ". A folder for each person is not read: write a table and use open_dataset('csv')"
+            remedy = ". A folder for each person is read by open_dataset('folder')"
             raise ValueError(f"{name}: the {split} split is empty: no images of it in {place}{found}{remedy * people}")
     return listings
 

@@ -9,20 +9,26 @@ from pathlib import Path
 import numpy as np
 
 from reidnb.datasets.layouts import Listing, existing
+from reidnb.datasets.people import SPLITS, by_people, named, numbered
 
-WANTED = ("path", "pid", "camid", "split")
-SPLITS = ("train", "query", "gallery")
+WANTED = ("path", "pid")
+KNOWN = (*WANTED, "camid", "split", "tracklet")
 MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+NUMBER = re.compile(r"[+-]?[\d.,]+([eE][+-]?\d+)?")  # written as one, whether or not it is a whole one
 WHOLE = re.compile(r"[+-]?\d{1,18}")  # what fits into 64 bits
 
 
-def read_table(folder: Path, table: str = "index.csv", encoding: str | None = None) -> dict[str, Listing]:
-    """Any folder described by a table with the columns path, pid, camid, split, and tracklet where there are any.
+def read_table(
+    folder: Path, table: str = "index.csv", encoding: str | None = None, split_seed: int = 0
+) -> dict[str, Listing]:
+    """Any folder described by a table with the columns path and pid, and camid, split and tracklet where there are any.
 
     path is relative to the folder; pid counts from 1 (0 = distractor, -1 = junk, in the gallery only), camid from 0;
-    split is train, query or gallery. Every further column of whole numbers is an attribute (-1 or empty = unknown);
-    columns of anything else, and those without a name (row numbers), are left aside. Cells are parted by commas,
-    semicolons or tabs; encoding: the file's, where it is neither UTF-8 nor marked as UTF-16.
+    or all of a column are names. split is train, query or gallery. What a table does not say is settled as in
+    `people.by_people`: without camid only the query's own file is left out, without split half of the people are
+    drawn by lot, by `split_seed`, and written beside the table. Every further column of whole numbers is an attribute
+    (-1 or empty = unknown); columns of anything else, and those without a name (row numbers), are left aside. Cells are
+    parted by commas, semicolons or tabs; encoding: the file's, where it is neither UTF-8 nor marked as UTF-16.
     """
     path = existing(folder, table)
     names, rows = _rows(path, encoding)
@@ -30,23 +36,24 @@ def read_table(folder: Path, table: str = "index.csv", encoding: str | None = No
         raise ValueError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(names)}")
     columns = {name: [row[i] for _, row in rows] for i, name in enumerate(names) if name}
     lines = [line for line, _ in rows]
-    ids = {"pid": _whole(path, lines, columns, "pid", -1), "camid": _whole(path, lines, columns, "camid", 0)}
+    ids = {"pid": _people(path, lines, columns)}
+    ids["camid"] = _cameras(path, lines, columns) if "camid" in columns else np.arange(len(rows))
     if "tracklet" in columns:
         ids["tracklet"] = _whole(path, lines, columns, "tracklet", 0)
-    files, splits = _paths(path, lines, columns["path"]), np.array(columns["split"], str)
-    if odd := sorted(set(columns["split"]) - set(SPLITS)):
-        line = lines[columns["split"].index(odd[0])]
-        said = ", ".join(name or "an empty cell" for name in odd)
-        raise ValueError(f"column split of {path} holds {said}; wanted train, query or gallery (line {line})")
+    files = _paths(path, lines, columns["path"])
+    if "split" in columns:
+        parts = _given_splits(path, lines, columns["split"])
+    else:
+        parts = by_people(named(folder, table), columns["pid"], ids["pid"], ids["camid"], split_seed)
     attributes = {
         name: [int(cell or -1) for cell in cells]
         for name, cells in columns.items()
-        if name not in (*WANTED, "tracklet") and any(cells) and all(not c or WHOLE.fullmatch(c) for c in cells)
+        if name not in KNOWN and any(cells) and all(not c or WHOLE.fullmatch(c) for c in cells)
     }
     values = np.array([*attributes.values()], np.int64).reshape(len(attributes), len(rows)).T
     listings = {}
     for split in SPLITS:
-        chosen = np.array(sorted(np.flatnonzero(splits == split).tolist(), key=files.__getitem__), np.int64)
+        chosen = np.array(sorted(parts[split], key=files.__getitem__), np.int64)
         listings[split] = Listing(
             [files[i] for i in chosen],
             ids["pid"][chosen],
@@ -79,7 +86,9 @@ def _rows(path: Path, encoding: str | None) -> tuple[list[str], list[tuple[int, 
     except csv.Error as error:
         raise ValueError(f"line {reader.line_num} of {path} cannot be read ({error})") from error
     if not rows:
-        raise ValueError(f"{path} is empty: its first line names the columns {', '.join(WANTED)}, then a row an image")
+        raise ValueError(
+            f"{path} is empty: its first line names the columns {', '.join(KNOWN[:4])}, then a row an image"
+        )
     (_, names), rows = rows[0], rows[1:]
     if twice := sorted({name for name in names if name and names.count(name) > 1}):
         raise ValueError(f"{path} has two columns of the name {', '.join(twice)}: rename or remove one")
@@ -87,6 +96,32 @@ def _rows(path: Path, encoding: str | None) -> tuple[list[str], list[tuple[int, 
         if len(row) != len(names):
             raise ValueError(f"line {line} of {path} has {len(row)} cells, but the first line {len(names)}: {row[0]!r}")
     return ["" if name.startswith("Unnamed: ") else name for name in names], rows
+
+
+def _people(path: Path, lines: list[int], columns: dict[str, list[str]]) -> np.ndarray:
+    """Column pid: whole numbers, or names, which are numbered from 1 in their order."""
+    return numbered(columns["pid"], 1)[0] if _names(columns["pid"]) else _whole(path, lines, columns, "pid", -1)
+
+
+def _cameras(path: Path, lines: list[int], columns: dict[str, list[str]]) -> np.ndarray:
+    """Column camid: whole numbers from 0, or names; without a word in it, a camera for each picture."""
+    if not any(columns["camid"]):
+        return np.arange(len(lines))
+    return numbered(columns["camid"])[0] if _names(columns["camid"]) else _whole(path, lines, columns, "camid", 0)
+
+
+def _names(cells: list[str]) -> bool:
+    """Names, all of them? A number among names, or a name among numbers, is more likely a slip."""
+    return all(cells) and not any(NUMBER.fullmatch(cell) for cell in cells)
+
+
+def _given_splits(path: Path, lines: list[int], cells: list[str]) -> dict[str, list[int]]:
+    """The rows of each split, or ValueError."""
+    if odd := sorted(set(cells) - set(SPLITS)):
+        said = ", ".join(name or "an empty cell" for name in odd)
+        line = lines[cells.index(odd[0])]
+        raise ValueError(f"column split of {path} holds {said}; wanted train, query or gallery (line {line})")
+    return {split: [row for row, cell in enumerate(cells) if cell == split] for split in SPLITS}
 
 
 def _whole(path: Path, lines: list[int], columns: dict[str, list[str]], name: str, lowest: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 #                   (PROFILE=full for every seed, which renews reidnb/results; DATASET=market1501)
 # make test         the environment, then every test, the notebooks included
 # make lab          open the notebooks
+# make book         the notebooks as web pages, with an API reference: build/book/index.html
 # make TORCH=cpu ...  the first time: torch without CUDA, a tenth of the size
 
 PROFILE ?= quick
@@ -13,7 +14,7 @@ TORCH_CPU = https://download.pytorch.org/whl/cpu
 BIN = .venv/bin
 UV = $(BIN)/uv pip install -q --python $(BIN)/python
 
-.PHONY: reproduce test lint lab notebooks pretrain tables clean
+.PHONY: reproduce test lint lab notebooks book pretrain tables clean
 
 reproduce: .venv/ready
 	$(BIN)/python workflow/reproduce.py --profile $(PROFILE) --dataset $(DATASET) --cores $(CORES)
@@ -31,6 +32,10 @@ lab: .venv/ready
 notebooks: .venv/ready  # run them in place, and renew figures/: what is committed
 	$(BIN)/python -m reidnb draw
 	REIDNB_FIGURES=figures $(BIN)/python workflow/commit_notebooks.py
+
+book: .venv/ready  # the notebooks as they are committed, and the API reference, as pages
+	$(BIN)/python -m sphinx -b html -c docs -d build/book.doctrees -q -W --keep-going . build/book
+	@echo "reidnb: the book lies in build/book/index.html"
 
 pretrain: .venv/ready
 	$(BIN)/python -m reidnb pretrain small

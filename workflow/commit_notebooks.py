@@ -18,6 +18,7 @@ from reidnb.files import atomic_write
 from reidnb.ledger import render_between
 
 ROOT = Path(__file__).resolve().parents[1]
+KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}  # as JupyterLab saves it
 
 
 def main():
@@ -56,6 +57,7 @@ def main():
 def clean(notebook):
     """Renew the header; drop timings, widget state and empty outputs."""
     notebook.metadata.pop("widgets", None)
+    notebook.metadata["kernelspec"] = KERNEL
     about = notebook.metadata.get("reidnb", {})
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)

@@ -69,9 +69,11 @@ def test_a_small_gallery_makes_a_small_round(world):
     turn = make_round(distances[[0, 1, 2, 27]], query, few, 0, np.random.default_rng(0))
     assert sorted(turn.candidates) == [2, 3] and turn.candidates[turn.right].tolist() == [3]
     page = play(Game([make_round(distances, query, gallery, 0, np.random.default_rng(0)), turn]), query, gallery)
-    candidates = page.children[0].children[2]
+    row, _, onward = page.widget.children
+    candidates = row.children[1]
     assert len(candidates.children) == 10
     candidates.children[0].children[1].click()
+    onward.click()
     assert len(candidates.children) == 2, "no picture of the round before is left on the page"
 
 
@@ -93,13 +95,41 @@ def test_the_score(world):
 def test_the_page_can_be_played(world):
     query, gallery, distances = world
     game = Game([make_round(distances, query, gallery, 0, np.random.default_rng(i)) for i in range(2)])
-    page = play(game, query, gallery)
-    (person, _, candidates), said = page.children[0].children, page.children[1]
-    first = [bytes(box.children[0].value) for box in candidates.children]
-    assert bytes(person.value).startswith(b"\x89PNG") and len(first) == 10 and "Who is" in said.value
-    candidates.children[int(np.argmax(game.rounds[0].right))].children[1].click()
+    row, said, onward = play(game, query, gallery).widget.children
+    (person, _), candidates = row.children[0].children, row.children[1]
+    pictures, buttons = zip(*(box.children for box in candidates.children))
+    first = [bytes(picture.value) for picture in pictures]
+    assert bytes(person.value).startswith(b"\x89PNG") and len(first) == 10 and "who is" in said.value
+    assert {(p.layout.width, p.layout.height) for p in (person, *pictures)} == {("71px", "136px")}
+    right = int(np.argmax(game.rounds[0].right))
+    buttons[right].click()
     assert "Right!" in said.value and "1 of 2" in said.value and "you 100%" in said.value
-    assert [bytes(box.children[0].value) for box in candidates.children] != first, "the next round is shown"
-    candidates.children[int(np.argmin(game.rounds[1].right))].children[1].click()
-    assert "Somebody else." in said.value and "you 50%" in said.value
-    assert all(box.children[1].disabled for box in candidates.children)
+    assert "The network took" in said.value and "wrong" in said.value
+    assert buttons[right].description == f"✓ {'abcdefghij'[right]}" and "#009a70" in pictures[right].layout.border_top
+    buttons[right - 1].click()
+    assert len(game.answers) == 1 and not buttons[right - 1].button_style, "a round has one answer"
+    onward.click()
+    assert [bytes(picture.value) for picture in pictures] != first, "the next round is shown"
+    assert [button.description for button in buttons] == list("abcdefghij")
+    wrong, right = int(np.argmin(game.rounds[1].right)), int(np.argmax(game.rounds[1].right))
+    buttons[wrong].click()
+    assert f"Somebody else: it was {'abcdefghij'[right]}." in said.value and "you 50%" in said.value
+    assert buttons[wrong].description.startswith("✗") and buttons[right].description.startswith("✓")
+    assert onward.disabled, "there is no third round"
+    buttons[right].click()
+    assert len(game.answers) == 2 and "Somebody else" in said.value
+
+
+def test_a_played_game_is_shown_with_its_last_answer(world):
+    query, gallery, distances = world
+    game = Game([make_round(distances, query, gallery, 0, np.random.default_rng(0))])
+    game.answer(int(np.argmax(game.rounds[0].right)))
+    said = play(game, query, gallery).widget.children[1]
+    assert "Right!" in said.value and "1 of 1" in said.value
+
+
+def test_more_candidates_than_letters(world):
+    query, gallery, distances = world
+    game = Game([make_round(distances, query, gallery, 0, np.random.default_rng(0), candidates=28)])
+    candidates = play(game, query, gallery).widget.children[0].children[1]
+    assert [box.children[1].description for box in candidates.children] == [str(i + 1) for i in range(28)]

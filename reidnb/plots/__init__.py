@@ -2,7 +2,8 @@
 
 One palette throughout: green is right, red is wrong, blue is the query or the subject, grey is everybody else; and
 beside each colour stands a second mark (a tick, a cross, a shape, a dash) for eyes that do not tell colours apart.
-The game of AlignedReID's section 5 is `reidnb.plots.game`; it alone needs ipywidgets.
+`page` puts a picture and its dials into one page; the game of AlignedReID's section 5 is `reidnb.plots.game`. These two
+alone need ipywidgets.
 """
 
 from reidnb.plots.curves import (
@@ -31,11 +32,13 @@ from reidnb.plots.pictures import (
     triplet_rows,
 )
 from reidnb.plots.stripes import aligned_pair, alignments, rigid_pairs, stripe_maps, stripes_and_votes
+from reidnb.plots.widgets import page
 
 __all__ = [
     "BLUE", "GREEN", "GREY", "ORANGE", "RED", "aligned_pair", "alignments", "attribute_cards", "camera_heat",
     "claim_bars", "cmc_curves", "cooccurrence", "distance_histogram", "domain_maps", "embedding_map", "filmstrip",
-    "forces", "histories", "mistakes", "paper_and_ours", "people_grid", "picture_grid", "picture_map", "picture_row",
-    "plane", "rankings", "rigid_pairs", "save", "seed_dots", "sensitivity", "series_look", "show_person",
-    "stripe_maps", "stripes_and_votes", "style", "style_grid", "to_png", "training_curves", "triplet_rows",
+    "forces", "histories", "mistakes", "page", "paper_and_ours", "people_grid", "picture_grid", "picture_map",
+    "picture_row", "plane", "rankings", "rigid_pairs", "save", "seed_dots", "sensitivity", "series_look",
+    "show_person", "stripe_maps", "stripes_and_votes", "style", "style_grid", "to_png", "training_curves",
+    "triplet_rows",
 ]  # fmt: skip

@@ -11,8 +11,13 @@ import numpy as np
 from PIL import Image
 
 from reidnb.evaluation import valid_gallery
-from reidnb.plots.figures import finite
-from reidnb.plots.pictures import as_picture
+from reidnb.plots.figures import BLUE, GREEN, RED, finite, to_png
+from reidnb.plots.pictures import as_picture, people_grid
+from reidnb.plots.widgets import Page, page
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+EDGE = 3  # pixels of a frame
+NARROWEST = 48  # pixels: a button below it has place for a tick and a letter
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,13 @@ class Game:
         return (float(np.mean(yours)), float(np.mean(networks))) if asked else (float("nan"), float("nan"))
 
 
-def play(game: Game, query, gallery, height: int = 150):
-    """The game as a page of ipywidgets: the query, the candidates with a button each, and the score so far."""
+def play(game: Game, query, gallery, height: int = 136) -> Page:
+    """The game as a page of ipywidgets: the query, the candidates with a button each, and the score so far.
+
+    A guess frames the right pictures in green, with a tick, and a wrong choice in red, with a cross; the button "next
+    round", which then has the keyboard, goes on. At `height` pixels eleven pictures stand in a row of JupyterLab in a
+    window of 1280. The still picture of the page is the first round.
+    """
     try:
         import ipywidgets
     except ImportError as error:
@@ -81,30 +91,63 @@ def play(game: Game, query, gallery, height: int = 150):
     if not game.rounds:
         raise ValueError("a game needs a round: make some with make_round")
     most = max(len(turn.candidates) for turn in game.rounds)
-    pictures = [ipywidgets.Image(format="png", height=height) for _ in range(most)]
-    buttons = [ipywidgets.Button(description="this one", layout={"width": "5.5em"}) for _ in pictures]
+    names = LETTERS if most <= len(LETTERS) else [str(i + 1) for i in range(most)]
+    high, wide = query.images.shape[-2:]
+    width = max((height - 2 * EDGE) * wide // high + 2 * EDGE, NARROWEST)
+    size = {"height": f"{height}px", "width": f"{width}px", "object_fit": "contain"}
+    person, *pictures = [ipywidgets.Image(format="png", layout=size) for _ in range(most + 1)]
+    person.layout.border = f"{EDGE}px solid {BLUE}"
+    buttons = [ipywidgets.Button(tooltip=f"choose {name}", layout={"width": "auto"}) for name in names[:most]]
     boxes = [ipywidgets.VBox([p, b]) for p, b in zip(pictures, buttons)]
-    candidates = ipywidgets.HBox(boxes)
-    person, said = ipywidgets.Image(format="png", height=height), ipywidgets.HTML()
+    candidates = ipywidgets.HBox(boxes, layout={"flex_flow": "row wrap", "flex": "1 1 0"})
+    onward, said = ipywidgets.Button(description="next round", layout={"width": "9em"}), ipywidgets.HTML()
 
-    def show(remark=""):
-        yours, networks = game.score()
-        score = f"you {yours:.0%}, the network {networks:.0%} right after {len(game.answers)} of {len(game.rounds)}"
-        said.value = f"<p>{remark} {score if game.answers else 'Who is the person on the left?'}</p>"
-        if game.done:
-            for button in buttons:
-                button.disabled = True
-            return
-        now = game.rounds[len(game.answers)]
+    def ask(turn):
+        now = game.rounds[turn]
         candidates.children = boxes[: len(now.candidates)]
         person.value = _png(query.images[now.query])
-        for picture, candidate in zip(pictures, now.candidates):
-            picture.value = _png(gallery.images[candidate])
+        for name, picture, button, candidate in zip(names, pictures, buttons, now.candidates):
+            picture.value, picture.layout.border = _png(gallery.images[candidate]), f"{EDGE}px solid transparent"
+            button.description, button.button_style = name, ""
+        said.value = f"Round {turn + 1} of {len(game.rounds)}: who is the person in the blue frame?"
+        onward.disabled = True
+
+    def tell():
+        """Mark the answer of the round just played."""
+        now, place = game.rounds[len(game.answers) - 1], game.answers[-1]
+        right = np.flatnonzero(now.right)
+        for i in {place, *right}:
+            sign, colour, style = ("✓", GREEN, "success") if now.right[i] else ("✗", RED, "danger")
+            pictures[i].layout.border = f"{EDGE}px solid {colour}"
+            buttons[i].description, buttons[i].button_style = f"{sign} {names[i]}", style
+        remark = "Right!" if now.right[place] else f"Somebody else: it was {' and '.join(names[i] for i in right)}."
+        network = f"The network took {names[now.networks]}: {'right' if now.right[now.networks] else 'wrong'}."
+        yours, networks = game.score()
+        score = f"you {yours:.0%}, the network {networks:.0%} right after {len(game.answers)} of {len(game.rounds)}"
+        said.value = f"{remark} {network} So far {score}."
+        onward.disabled = game.done
+
+    def choose(place):
+        if onward.disabled and not game.done:  # else this round has its answer
+            game.answer(place)
+            tell()
+            onward.focus()
+
+    def go_on(_):
+        ask(len(game.answers))
+        buttons[0].focus()
 
     for place, button in enumerate(buttons):
-        button.on_click(lambda _, place=place: show("Right!" if game.answer(place) else "Somebody else."))
-    show()
-    return ipywidgets.VBox([ipywidgets.HBox([person, ipywidgets.Label("\u2003"), candidates]), said])
+        button.on_click(lambda _, place=place: choose(place))
+    onward.on_click(go_on)
+    ask(min(len(game.answers), len(game.rounds) - 1))
+    if game.done:
+        tell()
+    first = game.rounds[0]
+    shown = [query.images[first.query], *gallery.images[first.candidates]]
+    still = to_png(people_grid([shown], None, ["query", *names[: len(first.candidates)]]))
+    asked = ipywidgets.VBox([person, ipywidgets.Label("query", layout={"align_self": "center"})])
+    return page(ipywidgets.HBox([asked, candidates]), said, onward, still=still)
 
 
 def _png(image, enlarge=3):

@@ -164,21 +164,23 @@ def convert_docstring(app, what, name, thing, options, lines):
 
 
 def link_solutions(app, docname, source):
-    """A chapter ends with a link to its solutions, and solutions begin with one to their chapter."""
+    """Where they have none of their own: a chapter ends with a link to its solutions, solutions begin with one back."""
     path = Path(app.srcdir, docname + ".ipynb")
     if not path.exists() or "notebooks" not in path.parts:
         return
     notebook = json.loads(source[0])
     chapters = ROOT / "notebooks"
     if path.parent.name == "solutions" and (chapters / path.name).exists():
-        place, text = 1, f"Chapter: [{path.stem}](../{path.name})"
+        place, text, link = 1, "Chapter", f"../{path.name}"
     elif (chapters / "solutions" / path.name).exists():
-        place, text = len(notebook["cells"]), f"Solutions to this chapter: [{path.stem}](solutions/{path.name})"
+        place, text, link = len(notebook["cells"]), "Solutions to this chapter", f"solutions/{path.name}"
     else:
         return
-    cell = {"cell_type": "markdown", "id": "link-of-the-book", "metadata": {}, "source": text}
-    notebook["cells"].insert(place, cell)
-    source[0] = json.dumps(notebook)
+    if f"]({link})" not in source[0]:
+        text = f"{text}: [{path.stem}]({link})"
+        cell = {"cell_type": "markdown", "id": "link-of-the-book", "metadata": {}, "source": text}
+        notebook["cells"].insert(place, cell)
+        source[0] = json.dumps(notebook)
 
 
 def copy_mathjax(app, problem):

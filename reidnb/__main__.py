@@ -19,7 +19,7 @@ from reidnb import __version__
 
 HERE = Path(__file__).parent
 DEVICES = ("auto", "cpu", "cuda", "mps")
-KEPT = ("datasets", "runs", "styles", "figures", "pretraining")  # the folders of the cache
+KEPT = ("datasets", "runs", "embeddings", "styles", "figures", "pretraining")  # the folders of the cache
 
 
 # ------------------------------------------------------------------------------------------------------ what there is
@@ -111,6 +111,21 @@ def assignment(given: str) -> tuple[str, object]:
         return name, value
 
 
+NETWORK = "the run whose network is used, trained where it is not kept (default: the shipped start, for a first look)"
+
+
+def which_run(arg) -> None:
+    """The arguments that say which run of a recipe is meant."""
+    arg("--dataset", type=domains, default="synthetic", help="one, or two as 'source->target' (default: synthetic)")
+    arg("--profile", type=one_of("profile", profile_names), default="quick")
+    arg("--device", type=one_of("device", lambda: DEVICES), default="auto", help=", ".join(DEVICES))
+    settings(arg, "fields of the recipe or options of the dataset")
+
+
+def settings(arg, what: str) -> None:
+    arg("--set", type=assignment, nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=what)
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = Parser(prog="reidnb", description="Person re-identification in notebooks: the batch's commands")
     parser.add_argument("--version", action="version", version=f"reidnb {__version__}")
@@ -127,22 +142,31 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     arg = add(check, "compare a dataset's folder with the published counts")
     arg("name", type=one_of("dataset", dataset_names))
     arg("--root", help="the dataset's folder (default: REIDNB_DATA)")
+    settings(arg, "options of the dataset")
 
     arg = add(run, "train and test one recipe; runs that are kept are loaded")
     arg("recipe", type=one_of("recipe", recipe_titles))
-    arg("--dataset", type=domains, default="synthetic", help="one, or two as 'source->target' (default: synthetic)")
-    arg("--profile", type=one_of("profile", profile_names), default="quick")
     arg("--seeds", type=seed_count, default=1, help="how many seeds, from 0 on (default: 1)")
-    arg("--device", type=one_of("device", lambda: DEVICES), default="auto", help=", ".join(DEVICES))
-    arg(
-        "--set",
-        type=assignment,
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="NAME=VALUE",
-        help="fields of the recipe or options of the dataset",
-    )
+    which_run(arg)
+
+    arg = add(search, "who in a folder of pictures looks like this one: names, distances, and a picture of them")
+    arg("query", type=Path)
+    arg("folder", type=Path)
+    arg("-k", type=seed_count, default=10, help="how many (default: 10)")
+    arg("--picture", type=Path, default=Path("ranking.jpg"), help="where the picture goes (default: ranking.jpg)")
+    arg("--recipe", type=one_of("recipe", recipe_titles), help=NETWORK)
+    which_run(arg)
+
+    arg = add(compare, "how far two pictures lie apart and, with --recipe, how likely they show one person")
+    arg("a", type=Path)
+    arg("b", type=Path)
+    arg("--recipe", type=one_of("recipe", recipe_titles), help=NETWORK)
+    which_run(arg)
+
+    arg = add(export, "write a trained network as ONNX, compared with torch")
+    arg("recipe", type=one_of("recipe", recipe_titles))
+    arg("path", type=Path, metavar="MODEL.onnx")
+    which_run(arg)
 
     arg = add(tables, "write the tables from the kept runs: runs, attributes, claims")
     arg("--out", type=Path, help="a folder (default: in a checkout reidnb/results, and the README's tables with it)")
@@ -185,7 +209,7 @@ def show_names(args):
 def check(args):
     from reidnb.datasets.published import check_counts
 
-    table = check_counts(args.name, args.root)
+    table = check_counts(args.name, args.root, **dict(args.set))
     print(table.to_string(index=False))
     if not table.agrees.fillna(True).all():
         sys.exit(f"{args.name}: the counts differ from the published ones; is it whole, and the version they counted?")
@@ -199,6 +223,52 @@ def run(args):
         result = run(args.recipe, args.dataset, args.profile, seed, args.device, **dict(args.set))
         about = f"{run_name(args.recipe, result.changes)} on {args.dataset}, seed {result.seed}"
         print(f"{about}: {result.scores}; {result.seconds:.0f} s", flush=True)
+
+
+def search(args):
+    from reidnb import yours
+
+    embedder = yours.of_run(_trained(args), args.device) if args.recipe else yours.shipped()
+    found = yours.search(args.query, args.folder, embedder, args.k)
+    for rank, one in enumerate(found, 1):
+        print(f"{rank:4}  {one.distance:.3f}  {one.file}")
+    print(end="", flush=True)  # before the picture, which takes a second
+    yours.picture(args.query, found).savefig(args.picture, dpi=120, bbox_inches="tight")
+    print(f"{args.picture}\n{'' if args.recipe else FIRST_LOOK}")
+
+
+FIRST_LOOK = (
+    "by the shipped start, which learned from drawn people: for a first look. Train on photographs for more: "
+    "reidnb run --help, and notebook 12"
+)
+
+
+def compare(args):
+    from reidnb import yours
+
+    if not args.recipe:
+        print(f"distance {yours.compare_pictures(args.a, args.b).distance:.3f} of 0 to 2\n{FIRST_LOOK}")
+        return
+    result = _trained(args)
+    found = yours.compare_pictures(args.a, args.b, yours.of_run(result, args.device), yours.calibrate_run(result))
+    print(f"distance {found.distance:.3f} of 0 to 2")
+    print(f"as frequent between pictures of one person as between two people's: {found.ratio:.3g} times")
+    print(f"one person: {found.likely:.1%} likely, if half of such pairs are one person's")
+    print(f"            {found.likely_among(99):.1%}, if one of a hundred candidates is")
+    print(f"pairs of two people that lie as near: {found.nearer:.2%}")
+
+
+def export(args):
+    from reidnb.export import export_onnx
+
+    path = export_onnx(_trained(args), args.path)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; pixels (N, 3, H, W) of 0 to 255 -> features, as torch has them")
+
+
+def _trained(args):
+    from reidnb.experiments import run
+
+    return run(args.recipe, args.dataset, args.profile, 0, args.device, **dict(args.set))
 
 
 def tables(args):

@@ -129,6 +129,42 @@ def test_run_asks_for_every_seed(monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines()[1] == "ide, epochs=2 on synthetic, seed 1: mAP 50.0 %; 1 s"
 
 
+def test_search_prints_names_and_draws_them(capsys, tmp_path, cache):
+    from PIL import Image
+
+    for name, colour in {"red": (250, 0, 0), "rose": (250, 60, 60), "blue": (0, 0, 250)}.items():
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        Image.new("RGB", (16, 32), colour).save(tmp_path / "mine" / f"{name}.png")
+    where = [str(tmp_path / "mine" / "red.png"), str(tmp_path / "mine")]
+    assert command.main(["search", *where, "-k", "2", "--picture", str(tmp_path / "found.jpg")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:2]] == ["1", "2"] and lines[0].endswith("rose.png")
+    assert lines[2].endswith("found.jpg") and "shipped start" in lines[3] and (tmp_path / "found.jpg").stat().st_size
+    assert command.main(["compare", where[0], str(tmp_path / "mine" / "rose.png")]) == 0
+    assert re.match(r"distance 0\.\d{3} of 0 to 2", capsys.readouterr().out)
+    assert command.main(["search", "nowhere.png", where[1]]) == 2
+    assert "reidnb search: there is no picture nowhere.png" in capsys.readouterr().err
+
+
+def test_compare_says_how_likely(monkeypatch, capsys, tmp_path):
+    from reidnb import yours
+
+    monkeypatch.setattr(command, "_trained", lambda args: (args.recipe, args.dataset, dict(args.set)))
+    monkeypatch.setattr(yours, "of_run", lambda result, device: result)
+    monkeypatch.setattr(yours, "calibrate_run", lambda result: "calibration")
+    asked = []
+
+    def compared(*given):
+        asked.append(given)
+        return yours.Comparison(0.5, 9.0, 0.9, 0.01)
+
+    monkeypatch.setattr(yours, "compare_pictures", compared)
+    assert command.main(["compare", "a.jpg", "b.jpg", "--recipe", "ide", "--dataset", "csv", "--set", "p=4"]) == 0
+    assert asked == [(Path("a.jpg"), Path("b.jpg"), ("ide", "csv", {"p": 4}), "calibration")]
+    said = capsys.readouterr().out
+    assert "9 times" in said and "90.0% likely" in said and "8.3%, if one of a hundred" in said and "1.00%" in said
+
+
 def test_tables_go_into_the_package_of_a_checkout_or_into_a_folder(monkeypatch, capsys, tmp_path):
     from reidnb import ledger
 

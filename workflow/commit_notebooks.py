@@ -73,8 +73,10 @@ def clean(notebook):
 
 
 def worth_keeping(output):
-    """Not a widget, which is dead on a page, nor the note that something is drawn or decoded for the first time."""
-    if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
+    """A widget is dead on a page: the picture that stands in for it stays; so does all but the note that something is
+    drawn or decoded for the first time."""
+    data = output.get("data", {})
+    if data.pop("application/vnd.jupyter.widget-view+json", None) is not None and set(data) <= {"text/plain"}:
         return False
     return output.get("name") != "stderr" or not all(line.startswith("reidnb: ") for line in output.text.splitlines())
 

@@ -1,9 +1,9 @@
 """One interface over every dataset: `open_dataset(name)` -> train, query and gallery, decoded once and memory-mapped.
 
-    market = open_dataset("market1501", root="...")     # or set REIDNB_DATA to the folder that holds the datasets
-    pair = open_dataset("synthetic->market1501")        # learn from one, be tested on the other
-    print(market)                                       # images, identities and cameras per split
-    market.train.images[:8], market.train.pids[:8]
+market = open_dataset("market1501", root="...")     # or set REIDNB_DATA to the folder that holds the datasets
+pair = open_dataset("synthetic->market1501")        # learn from one, be tested on the other
+print(market)                                       # images, identities and cameras per split
+market.train.images[:8], market.train.pids[:8]
 """
 
 import difflib

@@ -1,0 +1,278 @@
+"""Your own pictures: who in this folder looks like that one, are these two one person, and the network for elsewhere.
+
+    for found in search("query.jpg", "my_folder"):
+        print(found.distance, found.file)
+
+What a folder's pictures were embedded to is kept, and made anew for new and changed files only. So torch, which takes
+seconds to import, is needed only where there is something to embed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from reidnb.datasets.people import PICTURES
+from reidnb.files import atomic_write, cache_root, digest, locked, put_aside
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from reidnb.result import Result
+
+START = Path(__file__).parent / "models" / "small_drawn.safetensors"
+LOOSE = 1000  # pictures outside the folder whose features are kept, the last ones asked for
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """What makes features of files: `embed`, (list of paths) -> float32 (N, D) of unit length, and the `key` under
+    which they are kept."""
+
+    key: str
+    embed: Callable[[Sequence[Path]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A picture of the folder, and how far it lies from the query: 0 to 2, the features being of unit length."""
+
+    file: Path
+    distance: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two pictures. `ratio` says how many times as frequent such a distance is between pictures of one person, by
+    different cameras, as between pictures of two; `likely` is the share of one person among such pairs where pairs of
+    either kind are equally many; `nearer` the share of pairs of two people that lie as near or nearer. All three are
+    None without a Calibration."""
+
+    distance: float
+    ratio: float | None = None
+    likely: float | None = None
+    nearer: float | None = None
+
+    def likely_among(self, others: int) -> float:
+        """How likely it is one person when one of `others` + 1 candidates is, and nothing else is known of them."""
+        return self.ratio / (self.ratio + others)
+
+
+# --------------------------------------------------------------------------------------------------- what embeds files
+
+
+def shipped() -> Embedder:
+    """The small backbone that learned to tell drawn people apart, as it ships: for a first look. On photographs it
+    finds little (results/runs.csv: untrained_drawn on market1501)."""
+
+    def embed(files):
+        from reidnb import inference
+        from reidnb.network import build_model
+
+        return inference.embed(build_model("small", weights="drawn"), files, "cpu").numpy()
+
+    return Embedder(f"shipped-{digest(START.read_bytes())}", embed)
+
+
+def of_run(result: Result, device: str | None = None) -> Embedder:
+    """A trained network as `experiments.run` gives it."""
+
+    def embed(files):
+        from reidnb.datasets import decode
+
+        images = (decode(file, result.recipe.size) for file in files)
+        blocks = [result.embed(np.stack(block), device) for block in _blocks(images, 1024)]
+        return np.concatenate(blocks)
+
+    return Embedder(result.key, embed)
+
+
+def _blocks(items, size):
+    block = []
+    for item in items:
+        block.append(item)
+        if len(block) == size:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+# --------------------------------------------------------------------------------------------------------------- search
+
+
+def search(query: str | Path, folder: str | Path, embedder: Embedder | None = None, k: int = 10) -> list[Found]:
+    """The k pictures of `folder`, with all that lies below it, that look most like `query`, nearest first.
+
+    The query itself is left out where it lies in the folder. Equal distances come in the order of names. Raises
+    ValueError for a file that is no picture, a folder without one and k below 1, FileNotFoundError for what is not
+    there.
+    """
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+        raise ValueError(f"k must be a whole number of pictures from 1 on, got {k!r}")
+    query, folder, embedder = _file(query), Path(folder).expanduser(), embedder or shipped()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}: wanted one with pictures ({', '.join(PICTURES)})")
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+    if not files:
+        raise ValueError(f"{folder} holds no pictures ({', '.join(PICTURES)})")
+    gallery = embedded(files, embedder, folder)
+    own = [i for i, path in enumerate(files) if path.name == query.name and path.resolve() == query.resolve()]
+    asked = gallery[own[0]] if own else embedded([query], embedder)[0]
+    distances = np.linalg.norm(gallery - asked, axis=1)
+    distances[own] = np.inf
+    order = np.argsort(distances, kind="stable")[: min(k, len(files) - len(own))]
+    return [Found(files[i], float(distances[i])) for i in order]
+
+
+def picture(query: str | Path, found: Sequence[Found], size: tuple[int, int] = (256, 128)) -> Figure:
+    """The query (blue) and what was found, in a row, each with its distance and its file's name."""
+    from reidnb import plots
+    from reidnb.datasets import decode
+
+    images = [decode(file, size) for file in (_file(query), *(one.file for one in found))]
+    titles = ["query", *(f"{one.distance:.2f}\n{one.file.name[:18]}" for one in found)]
+    return plots.picture_row(images, titles, [plots.BLUE, *[None] * len(found)])
+
+
+def compare_pictures(
+    a: str | Path, b: str | Path, embedder: Embedder | None = None, calibration: Calibration | None = None
+) -> Comparison:
+    """How far two pictures lie apart and, with a Calibration of the same embedder, what such a distance means."""
+    x, y = embedded([_file(a), _file(b)], embedder or shipped())
+    distance = float(np.linalg.norm(x - y))
+    return Comparison(distance) if calibration is None else calibration.read(distance)
+
+
+def embedded(files: Sequence[Path], embedder: Embedder, folder: Path | None = None) -> np.ndarray:
+    """Features (N, D) of files, kept in the cache and made for those only that are new or changed (by size and time of
+    change). `folder` is whose pictures they are; without one the last thousand are kept."""
+    place = str(folder.resolve()) if folder else "loose"
+    kept = cache_root() / "embeddings" / f"{embedder.key}-{digest(place)}.npz"
+    names = [str(path.relative_to(folder) if folder else path.resolve()) for path in files]
+    states, wanted = [_state(path) for path in files], set(names)
+    with locked(kept):
+        before = _load(kept)
+        rows = before["rows"]
+        new = [i for i, name in enumerate(names) if name not in rows or before["states"][rows[name]] != states[i]]
+        if not new and (not folder or len(rows) == len(names)):
+            return before["features"][[rows[name] for name in names]]
+        made = embedder.embed([files[i] for i in new]) if new else before["features"][:0]
+        fresh = {names[i]: made[row] for row, i in enumerate(new)}
+        features = [fresh[name] if name in fresh else before["features"][rows[name]] for name in names]
+        if not folder:  # the older ones too, the oldest forgotten
+            older = [name for name in rows if name not in wanted][-LOOSE:]
+            names, states = older + names, [before["states"][rows[name]] for name in older] + states
+            features = [before["features"][rows[name]] for name in older] + features
+        table = {"names": np.array(names), "states": np.array(states), "features": np.stack(features)}
+        atomic_write(kept, lambda path: np.savez(path, **table))
+        return table["features"][-len(files) :]
+
+
+def _load(path):
+    """What is kept at `path`: the row of each name, states and features."""
+    try:
+        with np.load(path) as file:
+            rows = {name: row for row, name in enumerate(file["names"].tolist())}
+            return {"rows": rows, "states": [*map(tuple, file["states"].tolist())], "features": file["features"]}
+    except FileNotFoundError:
+        pass
+    except Exception as problem:  # zipfile and numpy raise many kinds for a damaged file
+        put_aside(path, problem)
+    return {"rows": {}, "states": [], "features": np.empty((0, 0), np.float32)}
+
+
+def _state(path):
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _file(path):
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no picture {path}")
+    return path
+
+
+# ---------------------------------------------------------------------------------------------- what a distance means
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What distances mean for one network, on pictures like those of one test: distances of pairs of two people,
+    sorted, and of one person seen by two cameras; and a logistic curve between the two, log(ratio) = a - b distance."""
+
+    twos: np.ndarray
+    ones: np.ndarray
+    a: float
+    b: float
+
+    def read(self, distance: float) -> Comparison:
+        with np.errstate(over="ignore"):
+            ratio = float(np.exp(np.clip(self.a - self.b * distance, -50, 50)))
+        nearer = float(np.searchsorted(self.twos, distance, side="right") / len(self.twos))
+        return Comparison(distance, ratio, ratio / (1 + ratio), nearer)
+
+    def threshold(self, false_accepts: float) -> float:
+        """The distance below which that share of pairs of two people lie, as access control asks for one: 0.001 lets
+        one stranger in a thousand pass."""
+        if not 0 < false_accepts < 1:
+            raise ValueError(f"false_accepts is a share of pairs between 0 and 1, got {false_accepts!r}")
+        if len(self.twos) * false_accepts < 10:
+            raise ValueError(
+                f"{len(self.twos)} pairs of two people cannot tell what {false_accepts:g} of all do: wanted ten times "
+                f"{1 / false_accepts:.0f} of them, or a larger share"
+            )
+        return float(np.quantile(self.twos, false_accepts))
+
+    def missed(self, threshold: float) -> float:
+        """The share of pairs of one person that lie beyond a threshold."""
+        return float(1 - np.searchsorted(self.ones, threshold, side="right") / len(self.ones))
+
+
+def calibrate(query, gallery, query_pids, gallery_pids, query_camids, gallery_camids, seed: int = 0) -> Calibration:
+    """A Calibration from features of a test, query (Q, D) and gallery (G, D), which the network has not learned from.
+
+    Of pairs of two people a million are drawn by lot where there are more; junk (-1) and pairs of one camera are left
+    out, as in the ranking. The curve is Platt's (1999), fitted to pairs of either kind at equal weight.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    from reidnb.evaluation.inputs import all_ids, feature_pair
+
+    x, y = (side.cpu().numpy() for side in feature_pair(query, gallery, "query", "gallery"))
+    q_pids, g_pids, q_cams, g_cams = all_ids((len(x), len(y)), query_pids, gallery_pids, query_camids, gallery_camids)
+    rng, ones, kept = np.random.default_rng(seed), [], np.flatnonzero(g_pids != -1)
+    for row in range(len(x)):
+        same = np.flatnonzero((g_pids == q_pids[row]) & (g_cams != q_cams[row]))
+        ones.append(np.linalg.norm(y[same] - x[row], axis=1))
+    drawn = rng.integers(0, (len(x), max(len(kept), 1)), (1_000_000, 2)) if len(kept) else np.empty((0, 2), int)
+    if len(x) * len(kept) <= 1_000_000:
+        drawn = np.stack(np.meshgrid(np.arange(len(x)), np.arange(len(kept)), indexing="ij"), -1).reshape(-1, 2)
+    q, g = drawn[:, 0], kept[drawn[:, 1]]
+    apart = q_pids[q] != g_pids[g]
+    twos = np.concatenate([np.linalg.norm(x[a] - y[b], axis=1) for a, b in _pieces(q[apart], g[apart])] or [[]])
+    ones = np.concatenate(ones or [[]])
+    if len(ones) < 10 or len(twos) < 10:
+        raise ValueError(
+            f"calibration needs pairs of one person in two cameras and of two people, ten or more of either; got "
+            f"{len(ones)} and {len(twos)}"
+        )
+    some = rng.permutation(twos)[:100_000]
+    values, kinds = np.concatenate((ones, some)), np.repeat((1, 0), (len(ones), len(some)))
+    scale = values.std() or 1.0
+    curve = LogisticRegression(C=1e4, class_weight="balanced").fit(values[:, None] / scale, kinds)
+    return Calibration(np.sort(twos), np.sort(ones), float(curve.intercept_[0]), float(-curve.coef_[0, 0] / scale))
+
+
+def _pieces(q, g, size=65536):
+    return [(q[start : start + size], g[start : start + size]) for start in range(0, len(q), size)]
+
+
+def calibrate_run(result: Result) -> Calibration:
+    """The Calibration of a run's network, by the test that it was given."""
+    return calibrate(result.features.query, result.features.gallery, *result.data().ids)

@@ -34,8 +34,8 @@ extensions = [
     "sphinx_copybutton",
 ]
 root_doc = "docs/index"
-include_patterns = ["docs/**", "notebooks/**", "README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
-exclude_patterns = [".*", "build", "benchmarks", "figures", "reidnb*", "tests", "workflow", "**/.ipynb_checkpoints"]
+include_patterns = ["docs/**", "notebooks/**", "*.md", "reidnb/results/*.md", "benchmarks/*.md"]
+exclude_patterns = [".*", "build", "figures", "reidnb*/[!r]*", "tests", "workflow", "**/.ipynb_checkpoints"]
 
 # ------------------------------------------------------------------------------------------- notebooks and Markdown
 

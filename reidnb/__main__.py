@@ -19,7 +19,16 @@ from reidnb import __version__
 
 HERE = Path(__file__).parent
 DEVICES = ("auto", "cpu", "cuda", "mps")
-KEPT = ("datasets", "runs", "embeddings", "styles", "figures", "pretraining")  # the folders of the cache
+KEPT = (
+    "datasets",
+    "runs",
+    "embeddings",
+    "styles",
+    "figures",
+    "pretraining",
+    "drawn_people",
+    "drawn_people_odd",
+)  # the folders of the cache
 
 
 # ------------------------------------------------------------------------------------------------------ what there is

@@ -15,6 +15,8 @@ from reidnb.verdicts import papers as papers  # the ledger's own data
 
 RESULTS = Path(__file__).parent / "results"
 SCORES = ["mAP", "rank1", "rank5", "rank10", "mINP"]
+OWN = r"\b(?:csv|folder)\b"  # datasets that are somebody's own
+FINDINGS = ("metric-helps", "pcb-needs-boxes", "aligned-helps", "noise-hurts-mining")  # what the README says
 
 
 def read_runs(path: str | Path) -> pd.DataFrame:
@@ -119,6 +121,23 @@ def show_claims(ledger: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def pages(runs: pd.DataFrame, judged: pd.DataFrame) -> dict[str, str]:
+    """What results.md and claims.md hold."""
+    tables = {"results": ("Every run", summarise(runs)), "claims": ("The ledger of claims", show_claims(judged))}
+    return {name: f"# {title}\n\n{markdown(table)}\n" for name, (title, table) in tables.items()}
+
+
+def findings(ledger: pd.DataFrame) -> str:
+    """Some claims of the built-in world as lines of Markdown, with their numbers."""
+    rows = ledger[ledger.dataset == "synthetic"].set_index("id").loc[list(FINDINGS)].reset_index()
+    lines = []
+    for row, shown in zip(rows.itertuples(), show_claims(rows).itertuples()):
+        paper = f" (the paper: {shown.paper})" if shown.paper else ""
+        seeds = f", {row.seeds} worlds" if row.seeds > 1 else ""
+        lines.append(f"* {row.statement}: {shown.ours}{paper}{seeds}. **{shown.verdict.capitalize()}.**")
+    return "\n".join(lines)
+
+
 def count_verdicts(ledger: pd.DataFrame) -> pd.DataFrame:
     """How many claims came to which verdict: the papers' on the built-in world and on photographs, and our own. One
     that follows from another is not counted again."""
@@ -183,18 +202,17 @@ def claims(kept: bool = False) -> pd.DataFrame:
 
 def write_tables(out: str | Path = RESULTS, readme: str | Path | None = None) -> str:
     """Write runs.csv, attributes.csv, results.md and claims.md into a folder, from what was measured and what is kept
-    here, and renew the tables of a README between its marks -> a line that says what was written."""
+    here, but for runs on somebody's own pictures; and renew what a README says of them between its marks -> a line that
+    says what was written."""
     out = Path(out)
-    write_runs(results(), out / "runs.csv")
-    write_runs(statements(), out / "attributes.csv")
+    for table, name in ((results(), "runs.csv"), (statements(), "attributes.csv")):
+        write_runs(table[~table.dataset.str.contains(OWN)], out / name)
     runs = read_runs(out / "runs.csv")
     judged = judge(runs)
-    ledger = markdown(show_claims(judged))
-    for name, text in {"results": markdown(summarise(runs)), "claims": ledger}.items():
-        atomic_write(out / f"{name}.md", lambda file, text=text: file.write_text(text + "\n", encoding="utf-8"))
+    for name, text in pages(runs, judged).items():
+        atomic_write(out / f"{name}.md", lambda file, text=text: file.write_text(text, encoding="utf-8"))
     if readme:
-        short = summarise(runs[runs.changes == ""]).drop(columns="changes")
         verdicts = markdown(count_verdicts(judged).rename_axis("").reset_index())
-        for name, text in {"results": markdown(short), "claims": ledger, "verdicts": verdicts}.items():
+        for name, text in {"findings": findings(judged), "verdicts": verdicts}.items():
             render_between(readme, name, text)
     return f"{len(runs)} runs: {out / 'runs.csv'}, {out / 'results.md'}, {out / 'claims.md'}"

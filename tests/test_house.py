@@ -278,14 +278,17 @@ def test_readme_tables_say_what_results_say():
     from reidnb import ledger  # here: the house is looked at without being entered
 
     runs = ledger.read_runs(PACKAGE / "results" / "runs.csv")
-    plain = ledger.summarise(runs[runs.changes == ""]).drop(columns="changes")
-    assert between(README, "results") == ledger.markdown(plain)
-    assert (PACKAGE / "results" / "results.md").read_text() == ledger.markdown(ledger.summarise(runs)) + "\n"
     judged = ledger.judge(runs)
-    assert between(README, "claims") == ledger.markdown(ledger.show_claims(judged))
+    for name, text in ledger.pages(runs, judged).items():
+        assert (PACKAGE / "results" / f"{name}.md").read_text(encoding="utf-8") == text
+    assert between(README, "findings") == ledger.findings(judged)
     verdicts = ledger.count_verdicts(judged)
     assert between(README, "verdicts") == ledger.markdown(verdicts.rename_axis("").reset_index())
     assert verdicts.to_numpy().sum() == (~judged.note.str.contains("follows from")).sum(), "each counted once"
+
+
+def test_readme_is_one_page():
+    assert len(README.splitlines()) <= 120
 
 
 def test_readme_lists_every_notebook():

@@ -100,19 +100,30 @@ def _rows(path: Path, encoding: str | None) -> tuple[list[str], list[tuple[int, 
 
 def _people(path: Path, lines: list[int], columns: dict[str, list[str]]) -> np.ndarray:
     """Column pid: whole numbers, or names, which are numbered from 1 in their order."""
-    return numbered(columns["pid"], 1)[0] if _names(columns["pid"]) else _whole(path, lines, columns, "pid", -1)
+    if _names(path, lines, columns, "pid"):
+        return numbered(columns["pid"], 1)[0]
+    return _whole(path, lines, columns, "pid", -1)
 
 
 def _cameras(path: Path, lines: list[int], columns: dict[str, list[str]]) -> np.ndarray:
     """Column camid: whole numbers from 0, or names; without a word in it, a camera for each picture."""
     if not any(columns["camid"]):
         return np.arange(len(lines))
-    return numbered(columns["camid"])[0] if _names(columns["camid"]) else _whole(path, lines, columns, "camid", 0)
+    if _names(path, lines, columns, "camid"):
+        return numbered(columns["camid"])[0]
+    return _whole(path, lines, columns, "camid", 0)
 
 
-def _names(cells: list[str]) -> bool:
-    """Names, all of them? A number among names, or a name among numbers, is more likely a slip."""
-    return all(cells) and not any(NUMBER.fullmatch(cell) for cell in cells)
+def _names(path: Path, lines: list[int], columns: dict[str, list[str]], name: str) -> bool:
+    """Names, all of them? A number among names is more likely a slip: ValueError."""
+    words = [bool(cell) and not NUMBER.fullmatch(cell) for cell in columns[name]]
+    if 2 * sum(words) > len(words) and not all(words):
+        odd = words.index(False)
+        raise ValueError(
+            f"column {name} of {path} holds names, but line {lines[odd]} has {columns[name][odd] or 'nothing'!r}: "
+            "write names in all of it, such as p7, or whole numbers in all of it"
+        )
+    return all(words)
 
 
 def _given_splits(path: Path, lines: list[int], cells: list[str]) -> dict[str, list[int]]:

@@ -139,9 +139,15 @@ def _lookalikes(query, gallery):
     pids, first = np.unique(gallery.pids, return_index=True)
     looks = gallery.attributes[first[pids > 0]]
     pids = pids[pids > 0]
-    details, differs = np.array([_detail(name) for name in ATTRIBUTES]), query.attributes[:, None] != looks
-    count = sum(differs[:, :, details == detail].any(2).astype(int) for detail in np.unique(details))
+    count = differences(query.attributes[:, None], looks)
     return ((count <= 1) & (query.pids[:, None] != pids)).sum(1)
+
+
+def differences(looks, others):
+    """In how many details two looks differ, attributes (..., 27) of the built-in world -> int (...): another colour is
+    two entries, but one detail."""
+    details, differs = np.array([_detail(name) for name in ATTRIBUTES]), np.asarray(looks) != others
+    return sum(differs[..., details == detail].any(-1).astype(int) for detail in np.unique(details))
 
 
 def _detail(name):

@@ -179,3 +179,15 @@ def test_the_pictures_of_failures_can_be_drawn(world):
     np.testing.assert_allclose(np.ma.filled(drawn.collections[0].get_array().reshape(3, 3), np.nan), 100 * scores)
     pictures = world.query.images[:3], world.gallery.images[:3]
     assert plots.sensitivity(*pictures, rng.standard_normal((3, 64, 32)), list("abc")).axes
+
+
+def test_differences_are_details():
+    from reidnb.failures import differences
+    from reidnb.synthetic import ATTRIBUTES
+
+    one = np.zeros(len(ATTRIBUTES), int)
+    other, third = one.copy(), one.copy()
+    other[[ATTRIBUTES.index("upred"), ATTRIBUTES.index("upblue")]] = 1  # another colour is two entries
+    third[ATTRIBUTES.index("hat")] = third[ATTRIBUTES.index("downgray")] = 1
+    assert differences(one, np.stack([one, other, third])).tolist() == [0, 1, 2]
+    assert differences(np.stack([one, other])[:, None], np.stack([one, third])).tolist() == [[0, 2], [1, 3]]

@@ -5,6 +5,8 @@ A run is a recipe's name and what is changed in it. The curves of the notebooks 
 
 BCE = {"focal_gamma": 0.0, "focal_alpha": None}  # what is left of the focal loss is binary cross-entropy
 
+STRIPED = ("ide", "baseline", "hplf", "aligned", "pcb")  # stripes, and what they are compared with
+
 # Runs beside the recipes, on the built-in world under "full".
 VARIATIONS = (
     # notebook 00: a random start as it is; notebook 13: what a training's luck alone does, in one world
@@ -24,8 +26,12 @@ VARIATIONS = (
     *((name, {"local_weight": weight}) for name in ("hplf", "aligned") for weight in (0.1, 1.0, 3.0)),
     *((name, {"parts": parts}) for name in ("hplf", "pcb") for parts in (1, 2, 4)),
     # notebooks 03 and 06: the dial; PCB as printed where boxes are perfect
-    *((name, {"misalignment": dial}) for name in ("ide", "baseline", "hplf", "aligned", "pcb") for dial in (0.0, 2.0)),
+    *((name, {"misalignment": dial}) for name in STRIPED for dial in (0.0, 2.0)),
     ("pcb_printed", {"misalignment": 0.0}),
+    # where only the place of a colour tells two people apart; fewer and more people in as many steps
+    *((name, {"swapped": 1.0}) for name in STRIPED),
+    *((name, {"train_identities": 80, "epochs": 18}) for name in STRIPED),
+    *((name, {"train_identities": 480, "epochs": 3}) for name in STRIPED[1:]),
     # notebook 04: whose vote counts, stripes and their overlap; alpha; DeepSAR's other networks
     *(("alfo", {"vote": vote}) for vote in ("image", "mean")),
     *(("alfo", {"parts": parts}) for parts in (2, 4, 8)),

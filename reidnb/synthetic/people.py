@@ -45,6 +45,7 @@ MARKET_LOWER = (0.387, 0.072, 0.033, 0.0015, 0.007, 0.166, 0.185, 0.023, 0.078)
 SEASON_SHIFT = {"up": -5.0, "down": -3.0, "clothes": 1.0, "hat": 2.4}
 
 LOOKALIKE_SHARE = 2 / 15  # of the identities, at lookalikes=1
+SWAPPED_SHARE = 2 / 5  # of the identities, at swapped=1
 SHADE_JITTER = 10  # levels by which two garments of one shade may differ
 TEXTURES = ("plain", "stripes", "check", "logo", "print")
 TEXTURE_SHARES = (0.46, 0.14, 0.10, 0.18, 0.12)
@@ -220,8 +221,35 @@ def make_people(streams, pids, dials, domain: int = 0) -> tuple[Person, ...]:
             models = [other for other in people if label(other, "gender") == label(person, "gender")]
             if models:
                 person = _dress_like(rng, person, models[rng.integers(len(models))])
+        if rng.random() < SWAPPED_SHARE * dials.swapped:
+            models = [other for other in people if _can_swap(other)]
+            if models:
+                person = _dress_swapped(person, models[rng.integers(len(models))])
         people.append(person)
     return tuple(people)
+
+
+def _colours(person):
+    """The names of the colours above and below."""
+    worn = {name for name in ATTRIBUTES[10:] if label(person, name)}
+    return [next((name.removeprefix(g) for name in worn if name.startswith(g)), "") for g in ("up", "down")]
+
+
+def _can_swap(person):
+    """Two plain colours that exist above and below, and are not the same."""
+    up, down = _colours(person)
+    return up != down and person.texture == "plain" and {f"down{up}", f"up{down}"} <= {*ATTRIBUTES}
+
+
+def _dress_swapped(person, model):
+    """`person`, own body and head, in all that `model` wears, the colour below above and the one above below."""
+    up, down = _colours(model)
+    value = dict(zip(ATTRIBUTES, model.labels))
+    value |= {name: label(person, name) for name in ("age", "hair", "gender")}
+    value |= {f"up{up}": 0, f"down{down}": 0} | {f"up{down}": 1, f"down{up}": 1}
+    same = ("hat", "cap", "trim", "texture", "shoes", "backpack", "bag", "handbag", "coat", "scarf")
+    changes = {name: getattr(model, name) for name in same} | {"up": model.down, "down": model.up}
+    return replace(person, labels=tuple(value[name] for name in ATTRIBUTES), **changes)
 
 
 def _dress_like(rng, person, model):

@@ -33,7 +33,7 @@ def stream(world_seed: int, domain: int, purpose: int, index: int = 0) -> np.ran
 
 @dataclass(frozen=True)
 class Dials:
-    """How hard the world is. Each dial goes from 0 to 2; 1 is the default. ValueError outside.
+    """How hard the world is. Each dial goes from 0 to 2; 1 is the default, but for the last. ValueError outside.
 
     misalignment: error of the detector's boxes; 0 = perfect, 2 = heads and feet cut often.
     occlusion: how often and how much something hides the person, and how often someone walks close behind.
@@ -41,6 +41,8 @@ class Dials:
     attribute_imbalance: 0 = all attributes balanced, 1 = Market-1501's shares, 2 = the rare ones rarer still.
     lookalikes: share of people who copy another's clothes but for one detail.
     season: 0 = summer wardrobe and sun, 1 = Market-1501's, 2 = winter wardrobe and dim bluish light.
+    swapped: share of people who wear another's two colours the other way round, so that *where* a colour sits is all
+        that tells them apart; 0, the default, = nobody but by chance.
     """
 
     misalignment: float = 1.0
@@ -49,12 +51,13 @@ class Dials:
     attribute_imbalance: float = 1.0
     lookalikes: float = 1.0
     season: float = 1.0
+    swapped: float = 0.0
 
     def __post_init__(self):
         for dial in fields(self):
             value = getattr(self, dial.name)
             if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 2:
-                raise ValueError(f"dial {dial.name}={value!r}: wanted a number from 0 to 2 (1 is the default)")
+                raise ValueError(f"dial {dial.name}={value!r}: wanted a number from 0 to 2 ({dial.default:g} is the default)")
 
 
 @dataclass(frozen=True)

@@ -378,3 +378,26 @@ def test_the_world_needs_nothing_of_the_rest():
     loaded = ran.stdout.split()
     assert not [name for name in loaded if name.startswith("reidnb.") and not name.startswith("reidnb.synthetic")]
     assert not {"torch", "pandas", "joblib", "scipy", "matplotlib"} & set(loaded)
+
+
+def test_swapped_people_wear_anothers_two_colours_the_other_way_round():
+    def people(dial):
+        return synthetic.make_world(**SMALL | {"test_identities": 30}, dials=Dials(swapped=dial)).people
+
+    def pairs(found):
+        worn = [name for name in synthetic.ATTRIBUTES if name.startswith(("up", "down")) and name not in ("up", "down")]
+        rest = [n for n in synthetic.ATTRIBUTES if n not in (*worn, "age", "hair", "gender")]
+        looks = [dict(zip(synthetic.ATTRIBUTES, person.labels, strict=True)) for person in found]
+        return sum(
+            a["up" + c] == b["down" + c] == 1 and b["up" + d] == a["down" + d] == 1 and all(a[n] == b[n] for n in rest)
+            for i, a in enumerate(looks)
+            for b in looks[:i]
+            for c in ("black", "white", "blue", "gray", "green", "purple", "yellow")
+            for d in ("black", "white", "blue", "gray", "green", "purple", "yellow")
+            if c != d
+        )
+
+    assert people(0.0) == synthetic.make_world(**SMALL | {"test_identities": 30}).people, "off is as it was"
+    assert pairs(people(2.0)) > pairs(people(0.0)) + 5
+    with pytest.raises(ValueError, match=r"dial swapped=3.*from 0 to 2 \(0 is the default\)"):
+        Dials(swapped=3)

@@ -32,6 +32,9 @@ VARIATIONS = (
     *((name, {"swapped": 1.0}) for name in STRIPED),
     *((name, {"train_identities": 80, "epochs": 18}) for name in STRIPED),
     *((name, {"train_identities": 480, "epochs": 3}) for name in STRIPED[1:]),
+    # from the other starts, where the recipes above have no row of their own
+    *((name, {"weights": "drawn"}) for name in ("ide", "hplf", "aligned", "pcb")),
+    *((name, {"weights": None}) for name in ("hplf", "aligned", "pcb")),
     # notebook 04: whose vote counts, stripes and their overlap; alpha; DeepSAR's other networks
     *(("alfo", {"vote": vote}) for vote in ("image", "mean")),
     *(("alfo", {"parts": parts}) for parts in (2, 4, 8)),

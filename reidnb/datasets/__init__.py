@@ -16,6 +16,7 @@ import numpy as np
 from reidnb.datasets.builtin import SIZE, WORLDS, open_drawn, options_of_worlds, redraw, true_styles
 from reidnb.datasets.cache import decode
 from reidnb.datasets.folders import LAYOUTS, open_folder, options_of
+from reidnb.datasets.partial import check_share, cut
 from reidnb.datasets.splits import ReIDDataset, Split, check_protocol, relabel
 
 __all__ = [
@@ -42,6 +43,7 @@ def open_dataset(
     root: str | Path | None = None,
     size: tuple[int, int] | None = None,
     world: int = 0,
+    partial: float = 0.0,
     **options,
 ) -> ReIDDataset:
     """Open a dataset by name (`DATASETS` lists them); its images are decoded the first time and mapped from then on.
@@ -51,6 +53,7 @@ def open_dataset(
         Market-1501, 256 x 128 for the others.
     world: which of a drawn dataset's worlds, each with other people (and, but for summer and winter, other cameras): a
         seed of an experiment is a world. Photographs have one, and take no notice.
+    partial: up to which share of height and width is cut off query and gallery pictures, by lot (`datasets.partial`).
     options: what the dataset has of its own: the dials and counts of the built-in world (misalignment=2.0,
         train_identities=40), or those of its reader in `layouts` (images="labeled" for cuhk03).
 
@@ -66,6 +69,11 @@ def open_dataset(
     if not isinstance(world, (int, np.integer)) or isinstance(world, bool) or not 0 <= world < 1_000_000:
         raise ValueError(f"world must be a whole number from 0 on, below a million; got {world!r}")
     options |= {"world": int(world)} if world and is_drawn(name) else {}
+    if check_share(partial):
+        whole = open_dataset(name, root, size, **options)
+        height, width = whole.query.images.shape[2:]
+        found = cut(whole, open_dataset(name, root, (2 * height, 2 * width), **options), float(partial))
+        return replace(found, options=options | {"partial": float(partial)})
     if "->" in name:
         return _open_pair(*name.split("->", 1), root, size, options)
     if name in WORLDS:
@@ -102,11 +110,11 @@ def is_drawn(name: str) -> bool:
 
 
 def option_names(name: str) -> tuple[str, ...]:
-    """The options that `open_dataset(name, ...)` takes besides root and size; of a pair those that both of it take,
-    since they are given to both. ValueError for an unknown name."""
+    """The options that `open_dataset(name, ...)` takes besides root, size and world; of a pair those that both of it
+    take, since they are given to both. ValueError for an unknown name."""
     check_name(name)
     source, *target = (options_of_worlds() if part in WORLDS else options_of(part) for part in name.split("->", 1))
-    return tuple(option for option in source if not target or option in target[0])
+    return (*(option for option in source if not target or option in target[0]), "partial")
 
 
 def has_attributes(name: str) -> bool:

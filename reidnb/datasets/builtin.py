@@ -110,6 +110,8 @@ def redraw(data: ReIDDataset, split: str, rows, **changes) -> np.ndarray:
     name = source if source and split == "train" else target
     if name not in WORLDS:
         raise ValueError(f"only the built-in world can be drawn anew; {name} was photographed")
+    if "partial" in data.options:
+        raise ValueError(f"{name} with partial={data.options['partial']} was cut after it was drawn: open it whole")
     from reidnb import synthetic
 
     size = getattr(data, split).images.shape[2:]

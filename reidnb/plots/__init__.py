@@ -17,6 +17,7 @@ from reidnb.plots.curves import (
     seed_dots,
     training_curves,
 )
+from reidnb.plots.diagrams import diagram, gain_intervals
 from reidnb.plots.figures import BLUE, GREEN, GREY, ORANGE, RED, save, series_look, style, to_png
 from reidnb.plots.maps import domain_maps, embedding_map, filmstrip, forces, picture_map, plane
 from reidnb.plots.pictures import (
@@ -36,9 +37,9 @@ from reidnb.plots.widgets import page
 
 __all__ = [
     "BLUE", "GREEN", "GREY", "ORANGE", "RED", "aligned_pair", "alignments", "attribute_cards", "camera_heat",
-    "claim_bars", "cmc_curves", "cooccurrence", "distance_histogram", "domain_maps", "embedding_map", "filmstrip",
-    "forces", "histories", "mistakes", "page", "paper_and_ours", "people_grid", "picture_grid", "picture_map",
-    "picture_row", "plane", "rankings", "rigid_pairs", "save", "seed_dots", "sensitivity", "series_look",
-    "show_person", "stripe_maps", "stripes_and_votes", "style", "style_grid", "to_png", "training_curves",
-    "triplet_rows",
+    "claim_bars", "cmc_curves", "cooccurrence", "diagram", "distance_histogram", "domain_maps", "embedding_map",
+    "filmstrip", "forces", "gain_intervals", "histories", "mistakes", "page", "paper_and_ours", "people_grid",
+    "picture_grid", "picture_map", "picture_row", "plane", "rankings", "rigid_pairs", "save", "seed_dots",
+    "sensitivity", "series_look", "show_person", "stripe_maps", "stripes_and_votes", "style", "style_grid", "to_png",
+    "training_curves", "triplet_rows",
 ]  # fmt: skip

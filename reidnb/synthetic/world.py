@@ -57,7 +57,8 @@ class Dials:
         for dial in fields(self):
             value = getattr(self, dial.name)
             if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 2:
-                raise ValueError(f"dial {dial.name}={value!r}: wanted a number from 0 to 2 ({dial.default:g} is the default)")
+                usual = f"{dial.default:g} is the default"
+                raise ValueError(f"dial {dial.name}={value!r}: wanted a number from 0 to 2 ({usual})")
 
 
 @dataclass(frozen=True)

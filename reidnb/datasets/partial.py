@@ -1,0 +1,46 @@
+"""Queries and galleries of which a part was cut off, as detectors and doorways do: Market1501-Partial, and of any other
+dataset the same (Luo et al., 2019, AlignedReID++, cut their pictures at random; how much they do not say)."""
+
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image
+
+from reidnb.datasets.splits import ReIDDataset, Split
+from reidnb.files import digest
+
+
+def check_share(share: float) -> float:
+    """`share` as a float from 0 to 0.9, or ValueError."""
+    if isinstance(share, bool) or not isinstance(share, (int, float, np.number)) or not 0 <= share <= 0.9:
+        raise ValueError(f"partial is the largest share of height and width that is cut off, 0 to 0.9; got {share!r}")
+    return float(share)
+
+
+def cut(dataset: ReIDDataset, twice: ReIDDataset, share: float) -> ReIDDataset:
+    """`dataset` with its query and gallery pictures cut from those of `twice`, the same opened at twice the size.
+
+    Of each picture's height and width up to `share` is cut off, by lot, and what is left, somewhere in it, is scaled to
+    the dataset's size. Training pictures stay whole. Masks and key points of what was cut are left out.
+    """
+    height, width = dataset.query.images.shape[2:]
+    splits = {}
+    for number, name in enumerate(("query", "gallery", "multi_query")):
+        whole, large = getattr(dataset, name), getattr(twice, name)
+        if whole is not None:
+            rng = np.random.default_rng((number, len(whole)))
+            kept, corner = 1 - share * rng.random((len(whole), 2)), rng.random((len(whole), 2))
+            pictures = np.stack([_cut(*row, (height, width)) for row in zip(large.images, kept, corner, strict=True)])
+            known = {"files": whole.files, "attributes": whole.attributes, "tracklets": whole.tracklets}
+            splits[name] = Split(pictures, whole.pids, whole.camids, **known, shots=whole.shots)
+    return replace(dataset, **splits, fingerprint=digest(dataset.fingerprint, "partial", share))
+
+
+def _cut(image, kept, corner, size):
+    """One picture (3, 2H, 2W): a box of the `kept` shares of its sides, at a `corner`, both (vertical, horizontal)."""
+    sides = np.array(image.shape[1:])
+    box = np.maximum(2, np.rint(kept * sides)).astype(int)
+    top, left = np.rint(corner * (sides - box)).astype(int)
+    piece = image[:, top : top + box[0], left : left + box[1]].transpose(1, 2, 0)
+    scaled = Image.fromarray(np.ascontiguousarray(piece)).resize(size[::-1], Image.Resampling.BILINEAR)
+    return np.asarray(scaled).transpose(2, 0, 1)

@@ -67,15 +67,17 @@ def rigid_pairs(pairs, distances, titles) -> Figure:
     return figure
 
 
-def aligned_pair(ax, a, b, costs, path) -> None:
+def aligned_pair(ax, a, b, costs, path, limits: tuple[float, float] | None = None) -> None:
     """Two pictures and a line for each step of the path between their stripes (AlignedReID, figure 5).
 
     costs (H, W) as `alignment.stripe_costs` gives them, path as `alignment.shortest_path` does. A line is the thicker
-    the more the loss listens to it: by 1 - cost^2, the slope of eq. 1, from the matrix's flattest to its steepest.
+    the more the loss listens to it: by 1 - cost^2, the slope of eq. 1, from the flattest to the steepest of `limits`,
+    without them of the matrix.
     """
     slopes = 1 - finite(costs, "costs", (None, None)) ** 2
     height, width, right = _side_by_side(ax, a, b, gap=1.0)
-    weights = (slopes - slopes.min()) / max(np.ptp(slopes), 1e-9)
+    flattest, steepest = limits or (slopes.min(), slopes.max())
+    weights = np.clip((slopes - flattest) / max(steepest - flattest, 1e-9), 0, 1)
     left_y, right_y = ((np.arange(n) + 0.5) * height / n for n in slopes.shape)
     for i, j in path:
         look = {"linewidth": 0.3 + 4 * weights[i, j], "alpha": 0.3 + 0.6 * weights[i, j]}
@@ -86,7 +88,7 @@ def aligned_pair(ax, a, b, costs, path) -> None:
 
 def alignments(pairs, costs, paths, titles) -> Figure:
     """Pairs of pictures with their alignment and, below, the matrix of costs with its shortest path (figures 3 and 5);
-    a dashed line is the way of rigid stripes.
+    a dashed line is the way of rigid stripes. Thickness and shades are on one scale over all pairs.
 
     pairs: list of (image, image); costs: list of (H, W); paths: list of paths; titles: one a pair.
     """
@@ -94,7 +96,7 @@ def alignments(pairs, costs, paths, titles) -> Figure:
     figure, axes = plt.subplots(2, len(pairs), figsize=(2.3 * len(pairs), 4.9), squeeze=False)
     low, high = min(np.min(c) for c in costs), max(np.max(c) for c in costs)
     for (top, below), (a, b), matrix, path, title in zip(axes.T, pairs, costs, paths, titles):
-        aligned_pair(top, a, b, matrix, path)
+        aligned_pair(top, a, b, matrix, path, (1 - high**2, 1 - low**2))
         top.set_title(title, fontsize=9)
         below.imshow(matrix, cmap="Greys", vmin=low, vmax=high)
         rows, columns = np.array(path).T

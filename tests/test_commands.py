@@ -197,7 +197,7 @@ def test_clean_says_what_lies_in_the_cache_and_removes_it(cache, capsys):
 def test_clean_knows_every_folder_of_the_cache():
     sources = [path.read_text(encoding="utf-8") for path in (ROOT / "reidnb").rglob("*.py")]
     folders = set(re.findall(r'cache_root\(\) / "(\w+)"', " ".join(sources)))
-    assert folders == set(command.KEPT)
+    assert folders | {"drawn_people", "drawn_people_odd"} == set(command.KEPT), "and what notebook 12 writes"
 
 
 # -------------------------------------------------------------------------------------------------------- how it ends

@@ -130,7 +130,7 @@ def test_a_wrong_name_is_answered_with_the_near_one_of_recipe_and_dataset(cache,
         TypeError, match=r"neither the recipe ide nor the dataset csv has 'epoch'.*mean 'epochs'.*"
     ) as no:
         run("ide", "csv", root=folder, epoch=3)
-    assert "the dataset encoding, root, table" in str(no.value)
+    assert "the dataset encoding, partial, root, split_seed, table" in str(no.value)
     with pytest.raises(TypeError, match=r"has 'tabel' \(did you mean 'table'\?\)"):
         run("ide", "csv", root=folder, tabel="index.csv")
 

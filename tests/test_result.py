@@ -160,9 +160,22 @@ def test_an_older_file_is_left_alone(change, kept, caplog):
 def test_an_older_file_without_an_array_is_left_alone(kept):
     with np.load(kept) as file:
         arrays = {name: values for name, values in file.items() if name != "scores"}
+    about = json.loads(arrays["about"].tobytes())
+    del about["members"]  # it did not count what it held
+    arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
     with open(kept, "wb") as file:
         np.savez(file, **arrays)
     assert list(kept_results()) == [] and kept.exists()
+
+
+def test_an_array_that_is_missing_is_damage(kept):
+    """A turned bit in a zip file's table of contents can leave one out, and no error anywhere."""
+    with np.load(kept) as file:
+        arrays = {name: values for name, values in file.items() if name != "extra_scores/rerank"}
+    with open(kept, "wb") as file:
+        np.savez(file, **arrays)
+    with pytest.raises(ValueError, match=r"holds \d+ arrays where \d+ were written"):
+        load(kept)
 
 
 # ---------------------------------------------------------------------------------------------- damaged, and put aside

@@ -1,5 +1,6 @@
 """Why a method gains or does not: one thing changed at a time, in a picture, a network, or the distance at test."""
 
+import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -89,9 +90,10 @@ def gradient_norms(model: nn.Module, terms: Sequence, pixels: torch.Tensor, batc
     """How hard each term of a loss pulls at the map that all share -> the norm of its gradient there, by its name in
     history. Their ratio, not that of the losses, says what a weight (lambda) does.
 
-    pixels: a batch as `batches.make_batch` gives it; batch: who is in it.
+    pixels: a batch as `batches.make_batch` gives it; batch: who is in it. A copy of the model looks at it, so that a
+    batch norm in training learns nothing from the question.
     """
-    output = model(pixels)
+    output = copy.deepcopy(model)(pixels)
     values = evaluate_terms(terms, output, batch)
     pulls = {
         name: torch.autograd.grad(term, output.map, retain_graph=True, allow_unused=True)[0]

@@ -9,11 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from reidnb.batches import check_images, make_batch
-from reidnb.datasets import decode
+from reidnb.datasets import decode, pictures_below
 from reidnb.descriptors import DESCRIPTORS
 from reidnb.runtime import autocast, choose_device
-
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 @torch.inference_mode()
@@ -74,9 +72,7 @@ def _check(model, images, batch, size=(64, 32)):
             raise ValueError(
                 f"wanted a folder of pictures, uint8 images or a list of files; there is no folder {folder}"
             )
-        images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
-        if not images:
-            raise ValueError(f"{folder} holds no pictures ({', '.join(PICTURES)})")
+        images = pictures_below(folder)
     if not isinstance(images, (np.ndarray, torch.Tensor)):
         files = list(images) if isinstance(images, Iterable) else [images]
         if not files or (odd := [file for file in files if not isinstance(file, (str, Path))]):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reidnb.datasets.people import PICTURES
+from reidnb.datasets import decode, pictures_below
 from reidnb.files import atomic_write, cache_root, digest, locked, put_aside
 
 if TYPE_CHECKING:
@@ -82,24 +82,11 @@ def of_run(result: Result, device: str | None = None) -> Embedder:
     """A trained network as `experiments.run` gives it."""
 
     def embed(files):
-        from reidnb.datasets import decode
-
-        images = (decode(file, result.recipe.size) for file in files)
-        blocks = [result.embed(np.stack(block), device) for block in _blocks(images, 1024)]
-        return np.concatenate(blocks)
+        blocks = (files[start : start + 1024] for start in range(0, len(files), 1024))
+        pictures = (np.stack([decode(file, result.recipe.size) for file in block]) for block in blocks)
+        return np.concatenate([result.embed(block, device) for block in pictures])
 
     return Embedder(result.key, embed)
-
-
-def _blocks(items, size):
-    block = []
-    for item in items:
-        block.append(item)
-        if len(block) == size:
-            yield block
-            block = []
-    if block:
-        yield block
 
 
 # --------------------------------------------------------------------------------------------------------------- search
@@ -116,10 +103,8 @@ def search(query: str | Path, folder: str | Path, embedder: Embedder | None = No
         raise ValueError(f"k must be a whole number of pictures from 1 on, got {k!r}")
     query, folder, embedder = _file(query), Path(folder).expanduser(), embedder or shipped()
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}: wanted one with pictures ({', '.join(PICTURES)})")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
-    if not files:
-        raise ValueError(f"{folder} holds no pictures ({', '.join(PICTURES)})")
+        raise FileNotFoundError(f"there is no folder {folder}: wanted one with pictures")
+    files = pictures_below(folder)
     gallery = embedded(files, embedder, folder)
     own = [i for i, path in enumerate(files) if path.name == query.name and path.resolve() == query.resolve()]
     asked = gallery[own[0]] if own else embedded([query], embedder)[0]
@@ -132,7 +117,6 @@ def search(query: str | Path, folder: str | Path, embedder: Embedder | None = No
 def picture(query: str | Path, found: Sequence[Found], size: tuple[int, int] = (256, 128)) -> Figure:
     """The query (blue) and what was found, in a row, each with its distance and its file's name."""
     from reidnb import plots
-    from reidnb.datasets import decode
 
     images = [decode(file, size) for file in (_file(query), *(one.file for one in found))]
     titles = ["query", *(f"{one.distance:.2f}\n{one.file.name[:18]}" for one in found)]

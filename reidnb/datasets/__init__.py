@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from reidnb.datasets.builtin import SIZE, WORLDS, open_drawn, options_of_worlds, redraw, true_styles
-from reidnb.datasets.cache import decode
+from reidnb.datasets.cache import decode, pictures_below
 from reidnb.datasets.folders import LAYOUTS, open_folder, options_of
 from reidnb.datasets.partial import check_share, cut
 from reidnb.datasets.splits import ReIDDataset, Split, check_protocol, relabel
@@ -30,6 +30,7 @@ __all__ = [
     "is_drawn",
     "open_dataset",
     "option_names",
+    "pictures_below",
     "redraw",
     "relabel",
     "true_styles",

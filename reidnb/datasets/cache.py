@@ -22,6 +22,7 @@ from reidnb import files
 from reidnb.datasets.splits import ReIDDataset, Split
 
 FORMAT = 1  # raise it when a change to this package gives other images or labels for the same files
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 ORIENTATION = 0x0112  # the EXIF tag of how the camera was held
 
 
@@ -108,6 +109,15 @@ def require_room(folder: Path, count: int, size: tuple[int, int]) -> None:
     """Raise OSError if `count` images of `size` (H, W) do not fit on the folder's disk, before any is decoded."""
     what = f"to keep {count} images of {size[0]} x {size[1]}"
     files.require_space(folder.parent, count * 3 * size[0] * size[1], what, "pass a smaller size=(H, W)")
+
+
+def pictures_below(folder: Path) -> list[Path]:
+    """All pictures in a folder and below it, by their endings (PICTURES), in the order of names; ValueError without
+    one."""
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+    if not found:
+        raise ValueError(f"{folder} holds no pictures ({', '.join(PICTURES)})")
+    return found
 
 
 def decode(source: str | Path | Image.Image, size: tuple[int, int], box: np.ndarray | None = None) -> np.ndarray:

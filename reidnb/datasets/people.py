@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from reidnb.datasets.cache import pictures_below
 from reidnb.datasets.layouts import Listing, existing
 from reidnb.files import atomic_write
 
 SPLITS = ("train", "query", "gallery")
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 WRITTEN = "reidnb_split.csv"
 log = logging.getLogger("reidnb")
 
@@ -26,7 +26,7 @@ def read_folder(folder: Path, split_seed: int = 0) -> dict[str, Listing]:
     (`by_people`), by the lot of `split_seed`. People and cameras are numbered in the order of their names.
     """
     files, people, cameras, splits = [], [], [], []
-    paths = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+    paths = [path.relative_to(folder) for path in pictures_below(folder)]
     split_so = {path.parts[0] for path in paths} == set(SPLITS)
     for path in paths:
         parts = path.parts[:-1]
@@ -41,8 +41,6 @@ def read_folder(folder: Path, split_seed: int = 0) -> dict[str, Listing]:
         files.append(path.as_posix())
         people.append(parts[0])
         cameras.append(parts[1] if len(parts) == 2 else None)
-    if not files:
-        raise ValueError(f"{folder} holds no pictures ({', '.join(PICTURES)}) in folders of people")
     known = [camera is not None for camera in cameras]
     if any(known) and not all(known):
         raise ValueError(
@@ -102,7 +100,10 @@ def split_of(written: Path, people: list[str], seed: int) -> dict[str, str]:
     side |= {new[place]: "train" if rank < wanted else "test" for rank, place in enumerate(drawn)}
     with contextlib.suppress(OSError):  # a folder that one may only read
         atomic_write(written, lambda path: _write(path, side))
-        log.info("who is learned from and who is tested is written in %s: edit it, or remove it to draw anew", written)
+        log.info(
+            "who is learned from and who is tested is written in %s: edit it, or remove it to draw anew",
+            _short(written),
+        )
     return side
 
 
@@ -119,6 +120,12 @@ def _read(path: Path) -> dict[str, str]:
         got = odd[0] if odd else rows[:1]
         raise ValueError(f"{path} must have the columns person and split, train or test; got {got}. Mend or remove it")
     return dict(rows[1:])
+
+
+def _short(path: Path) -> str:
+    """As its owner would write it, the home folder as ~."""
+    home = Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 def named(folder: Path, table: str) -> Path:

@@ -250,6 +250,7 @@ def _sorted_out(base, dataset, changes):
                 f"The recipe has {', '.join(sorted(flat_names(base)))}"
                 + (f"; the dataset {', '.join(sorted(options))}" if options else "; the dataset is open already")
             )
+    others = {field: v for field, v in others.items() if field != "partial" or v}  # 0 cuts nothing: the plain run
     return ours, {field: _as_kept(v, absolute=field == "root") for field, v in others.items()}
 
 

@@ -168,8 +168,8 @@ def load(path: Path, whole: bool = True) -> Result | None:
         if plain.get("format") != FORMAT:
             return None
         members = plain.pop("members", None)  # a damaged table of contents can leave one out and say nothing
-        if members is not None and len(file.files) != len(members) + 1:
-            raise ValueError(f"{path} holds {len(file.files) - 1} arrays where {len(members)} were written")
+        if members is not None and {*file.files} != {"about", *members}:
+            raise ValueError(f"{path} holds {len(file.files) - 1} arrays where {len(members)} others were written")
         named = {name: {} for name in ARRAYS}
         for name in file.files:
             group, _, rest = name.partition("/")

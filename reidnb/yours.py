@@ -9,6 +9,7 @@ seconds to import, is needed only where there is something to embed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
 
     from reidnb.result import Result
 
+PAIRS = 1_000_000  # of two people, that a calibration looks at
 START = Path(__file__).parent / "models" / "small_drawn.safetensors"
-LOOSE = 1000  # pictures outside the folder whose features are kept, the last ones asked for
+LOOSE = 1000  # pictures outside the folder whose features are kept, the last ones embedded
+FORMAT = 1  # raise it when a change to this package gives other features of the same files by the same weights
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,10 @@ class Comparison:
     nearer: float | None = None
 
     def likely_among(self, others: int) -> float:
-        """How likely it is one person when one of `others` + 1 candidates is, and nothing else is known of them."""
+        """How likely it is one person when one of `others` + 1 candidates is, and nothing else is known of them.
+        ValueError without a Calibration."""
+        if self.ratio is None:
+            raise ValueError("how likely it is one person takes a Calibration: compare_pictures(..., calibration)")
         return self.ratio / (self.ratio + others)
 
 
@@ -75,16 +81,14 @@ def shipped() -> Embedder:
 
         return inference.embed(build_model("small", weights="drawn"), files, "cpu").numpy()
 
-    return Embedder(f"shipped-{digest(START.read_bytes())}", embed)
+    return Embedder(f"shipped-{digest(START.read_bytes(), FORMAT)}", embed)
 
 
 def of_run(result: Result, device: str | None = None) -> Embedder:
     """A trained network as `experiments.run` gives it."""
 
     def embed(files):
-        blocks = (files[start : start + 1024] for start in range(0, len(files), 1024))
-        pictures = (np.stack([decode(file, result.recipe.size) for file in block]) for block in blocks)
-        return np.concatenate([result.embed(block, device) for block in pictures])
+        return result.embed(np.stack([decode(file, result.recipe.size) for file in files]), device)
 
     return Embedder(result.key, embed)
 
@@ -106,7 +110,8 @@ def search(query: str | Path, folder: str | Path, embedder: Embedder | None = No
         raise FileNotFoundError(f"there is no folder {folder}: wanted one with pictures")
     files = pictures_below(folder)
     gallery = embedded(files, embedder, folder)
-    own = [i for i, path in enumerate(files) if path.name == query.name and path.resolve() == query.resolve()]
+    itself = query.stat()  # by whatever name: a link to it is no find
+    own = [i for i, path in enumerate(files) if os.path.samestat(path.stat(), itself)]
     asked = gallery[own[0]] if own else embedded([query], embedder)[0]
     distances = np.linalg.norm(gallery - asked, axis=1)
     distances[own] = np.inf
@@ -134,40 +139,55 @@ def compare_pictures(
 
 def embedded(files: Sequence[Path], embedder: Embedder, folder: Path | None = None) -> np.ndarray:
     """Features (N, D) of files, kept in the cache and made for those only that are new or changed (by size and time of
-    change). `folder` is whose pictures they are; without one the last thousand are kept."""
+    change), a block at a time, so that who is stopped goes on. `folder` is whose pictures they are; without one the
+    last thousand that were embedded are kept."""
     place = str(folder.resolve()) if folder else "loose"
     kept = cache_root() / "embeddings" / f"{embedder.key}-{digest(place)}.npz"
     names = [str(path.relative_to(folder) if folder else path.resolve()) for path in files]
     states, wanted = [_state(path) for path in files], set(names)
-    with locked(kept):
-        before = _load(kept)
-        rows = before["rows"]
-        new = [i for i, name in enumerate(names) if name not in rows or before["states"][rows[name]] != states[i]]
-        if not new and (not folder or len(rows) == len(names)):
-            return before["features"][[rows[name] for name in names]]
-        made = embedder.embed([files[i] for i in new]) if new else before["features"][:0]
-        fresh = {names[i]: made[row] for row, i in enumerate(new)}
-        features = [fresh[name] if name in fresh else before["features"][rows[name]] for name in names]
-        if not folder:  # the older ones too, the oldest forgotten
-            older = [name for name in rows if name not in wanted][-LOOSE:]
-            names, states = older + names, [before["states"][rows[name]] for name in older] + states
-            features = [before["features"][rows[name]] for name in older] + features
-        table = {"names": np.array(names), "states": np.array(states), "features": np.stack(features)}
-        atomic_write(kept, lambda path: np.savez(path, **table))
-        return table["features"][-len(files) :]
+
+    def missing():
+        return [i for i, name in enumerate(names) if name not in table or table[name][0] != states[i]]
+
+    table = _load(kept)
+    if missing():
+        with locked(kept):
+            table = _load(kept)  # another process may have made them
+            for block in _blocks(missing()):
+                made = embedder.embed([files[i] for i in block])
+                for i, features in zip(block, made, strict=True):
+                    table.pop(names[i], None)
+                    table[names[i]] = states[i], features
+                if folder:
+                    table = {name: row for name, row in table.items() if name in wanted}
+                else:
+                    older = [name for name in table if name not in wanted][:-LOOSE]
+                    table = {name: row for name, row in table.items() if name not in older}
+                _keep(kept, table)
+    return np.stack([table[name][1] for name in names])
+
+
+def _blocks(items, size=2048):
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _keep(path, table):
+    states, features = zip(*table.values())
+    arrays = {"names": np.array([*table]), "states": np.array(states), "features": np.stack(features)}
+    atomic_write(path, lambda file: np.savez(file, **arrays))
 
 
 def _load(path):
-    """What is kept at `path`: the row of each name, states and features."""
+    """What is kept at `path`: name -> (state, features), in the order in which they were embedded."""
     try:
         with np.load(path) as file:
-            rows = {name: row for row, name in enumerate(file["names"].tolist())}
-            return {"rows": rows, "states": [*map(tuple, file["states"].tolist())], "features": file["features"]}
+            rows = zip(map(tuple, file["states"].tolist()), file["features"], strict=True)
+            return dict(zip(file["names"].tolist(), rows, strict=True))
     except FileNotFoundError:
         pass
     except Exception as problem:  # zipfile and numpy raise many kinds for a damaged file
         put_aside(path, problem)
-    return {"rows": {}, "states": [], "features": np.empty((0, 0), np.float32)}
+    return {}
 
 
 def _state(path):
@@ -221,8 +241,9 @@ class Calibration:
 def calibrate(query, gallery, query_pids, gallery_pids, query_camids, gallery_camids, seed: int = 0) -> Calibration:
     """A Calibration from features of a test, query (Q, D) and gallery (G, D), which the network has not learned from.
 
-    Of pairs of two people a million are drawn by lot where there are more; junk (-1) and pairs of one camera are left
-    out, as in the ranking. The curve is Platt's (1999), fitted to pairs of either kind at equal weight.
+    Of pairs of two people a million are drawn by lot where there are more; junk (-1) is left out, and so are pairs of
+    one person in one camera, as in the ranking. The curve is Platt's (1999), fitted to a hundred thousand pairs of
+    either kind at most, at equal weight.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -230,31 +251,32 @@ def calibrate(query, gallery, query_pids, gallery_pids, query_camids, gallery_ca
 
     x, y = (side.cpu().numpy() for side in feature_pair(query, gallery, "query", "gallery"))
     q_pids, g_pids, q_cams, g_cams = all_ids((len(x), len(y)), query_pids, gallery_pids, query_camids, gallery_camids)
-    rng, ones, kept = np.random.default_rng(seed), [], np.flatnonzero(g_pids != -1)
-    for row in range(len(x)):
-        same = np.flatnonzero((g_pids == q_pids[row]) & (g_cams != q_cams[row]))
-        ones.append(np.linalg.norm(y[same] - x[row], axis=1))
-    drawn = rng.integers(0, (len(x), max(len(kept), 1)), (1_000_000, 2)) if len(kept) else np.empty((0, 2), int)
-    if len(x) * len(kept) <= 1_000_000:
-        drawn = np.stack(np.meshgrid(np.arange(len(x)), np.arange(len(kept)), indexing="ij"), -1).reshape(-1, 2)
-    q, g = drawn[:, 0], kept[drawn[:, 1]]
-    apart = q_pids[q] != g_pids[g]
-    twos = np.concatenate([np.linalg.norm(x[a] - y[b], axis=1) for a, b in _pieces(q[apart], g[apart])] or [[]])
-    ones = np.concatenate(ones or [[]])
+    rng, kept = np.random.default_rng(seed), np.flatnonzero(g_pids != -1)
+    own = [np.flatnonzero((g_pids == pid) & (g_cams != cam)) for pid, cam in zip(q_pids, q_cams, strict=True)]
+    ones = _apart(x, y, np.repeat(np.arange(len(x)), [*map(len, own)]), np.concatenate(own or [np.arange(0)]))
+    if len(x) * len(kept) <= PAIRS:
+        q, g = np.repeat(np.arange(len(x)), len(kept)), np.tile(kept, len(x))
+    else:
+        q, g = rng.integers(0, len(x), PAIRS), kept[rng.integers(0, len(kept), PAIRS)]
+    others = q_pids[q] != g_pids[g]
+    twos = _apart(x, y, q[others], g[others])
     if len(ones) < 10 or len(twos) < 10:
         raise ValueError(
             f"calibration needs pairs of one person in two cameras and of two people, ten or more of either; got "
             f"{len(ones)} and {len(twos)}"
         )
-    some = rng.permutation(twos)[:100_000]
-    values, kinds = np.concatenate((ones, some)), np.repeat((1, 0), (len(ones), len(some)))
+    some = [rng.permutation(values)[: PAIRS // 10] for values in (ones, twos)]
+    values, kinds = np.concatenate(some), np.repeat((1, 0), [*map(len, some)])
     scale = values.std() or 1.0
     curve = LogisticRegression(C=1e4, class_weight="balanced").fit(values[:, None] / scale, kinds)
     return Calibration(np.sort(twos), np.sort(ones), float(curve.intercept_[0]), float(-curve.coef_[0, 0] / scale))
 
 
-def _pieces(q, g, size=65536):
-    return [(q[start : start + size], g[start : start + size]) for start in range(0, len(q), size)]
+def _apart(x, y, q, g):
+    """Distances of pairs of rows, in pieces of 64 MB of differences."""
+    size = max(1, 2**24 // x.shape[1])
+    pieces = zip(_blocks(q, size), _blocks(g, size))
+    return np.concatenate([np.linalg.norm(x[a] - y[b], axis=1) for a, b in pieces] or [np.empty(0, x.dtype)])
 
 
 def calibrate_run(result: Result) -> Calibration:

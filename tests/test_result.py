@@ -174,7 +174,7 @@ def test_an_array_that_is_missing_is_damage(kept):
         arrays = {name: values for name, values in file.items() if name != "extra_scores/rerank"}
     with open(kept, "wb") as file:
         np.savez(file, **arrays)
-    with pytest.raises(ValueError, match=r"holds \d+ arrays where \d+ were written"):
+    with pytest.raises(ValueError, match=r"holds \d+ arrays where \d+ others were written"):
         load(kept)
 
 

@@ -110,12 +110,13 @@ def redraw(data: ReIDDataset, split: str, rows, **changes) -> np.ndarray:
     name = source if source and split == "train" else target
     if name not in WORLDS:
         raise ValueError(f"only the built-in world can be drawn anew; {name} was photographed")
-    if "partial" in data.options:
+    if "partial" in data.options and split != "train":
         raise ValueError(f"{name} with partial={data.options['partial']} was cut after it was drawn: open it whole")
     from reidnb import synthetic
 
     size = getattr(data, split).images.shape[2:]
-    world, _ = _planned(tuple(sorted({**_plan(name, data.options), "size": size}.items())))
+    options = {option: value for option, value in data.options.items() if option != "partial"}
+    world, _ = _planned(tuple(sorted({**_plan(name, options), "size": size}.items())))
     shots = [replace(world.shots[split][row], **changes) for row in np.asarray(rows).tolist()]
     return np.stack([synthetic.draw(world, shot).image.transpose(2, 0, 1) for shot in shots])
 

@@ -143,6 +143,8 @@ def list_splits(name: str, folder: Path, options: dict) -> dict[str, layouts.Lis
 def prepare(name: str, root: str | Path | None, options: dict) -> tuple[Path, dict]:
     """The dataset's folder, and its options checked, the attribute file among them where there is one."""
     layout, allowed = LAYOUTS[name], options_of(name)
+    if name == "folder" and not root:
+        raise FileNotFoundError("folder needs its own folder, one with the pictures of each person: pass root=...")
     if unknown := sorted(set(options) - set(allowed)):
         raise TypeError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(['root', 'size', *allowed])}")
     folder = find_folder(name, root)

@@ -27,7 +27,13 @@ def read_folder(folder: Path, split_seed: int = 0) -> dict[str, Listing]:
     """
     files, people, cameras, splits = [], [], [], []
     paths = [path.relative_to(folder) for path in pictures_below(folder)]
-    split_so = {path.parts[0] for path in paths} == set(SPLITS)
+    tops = {path.parts[0] for path in paths}
+    split_so = tops == set(SPLITS)
+    if not split_so and (said := tops & {*SPLITS, "test", "val"}):
+        raise ValueError(
+            f"{folder} has {', '.join(sorted(said))} among its folders: wanted train, query and gallery, all three, with "
+            "the people in them, or people alone. Where folders say something else write a table: open_dataset('csv')"
+        )
     for path in paths:
         parts = path.parts[:-1]
         if split_so:
@@ -51,7 +57,7 @@ def read_folder(folder: Path, split_seed: int = 0) -> dict[str, Listing]:
     if split_so:
         parts = {split: [row for row, found in enumerate(splits) if found == split] for split in SPLITS}
     else:
-        parts = by_people(folder / WRITTEN, people, pids, camids, split_seed)
+        parts = by_people(_seeded(folder / WRITTEN, split_seed), people, pids, camids, split_seed)
     return {
         split: Listing([files[row] for row in parts[split]], pids[parts[split]], camids[parts[split]], place=".")
         for split in SPLITS
@@ -114,9 +120,10 @@ def _write(path: Path, side: dict[str, str]) -> None:
 
 def _read(path: Path) -> dict[str, str]:
     with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(file) if any(row)]
+        rows = [row for row in csv.reader(file) if any(row)]
+    rows = [[*row[:-1], row[-1].strip()] for row in rows]  # a folder's name may end in a space, a side does not
     odd = [row for row in rows[1:] if len(row) != 2 or row[1] not in ("train", "test")]
-    if not rows or rows[0] != ["person", "split"] or odd:
+    if not rows or [cell.strip() for cell in rows[0]] != ["person", "split"] or odd:
         got = odd[0] if odd else rows[:1]
         raise ValueError(f"{path} must have the columns person and split, train or test; got {got}. Mend or remove it")
     return dict(rows[1:])
@@ -128,6 +135,11 @@ def _short(path: Path) -> str:
     return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
-def named(folder: Path, table: str) -> Path:
+def _seeded(written: Path, seed: int) -> Path:
+    """Each seed has a table of its own."""
+    return written.with_suffix(f".{seed}.csv") if seed else written
+
+
+def split_beside(folder: Path, table: str, seed: int) -> Path:
     """Where the split that a table lacks is written: beside the table."""
-    return existing(folder, table).with_suffix(".split.csv")
+    return _seeded(existing(folder, table).with_suffix(".split.csv"), seed)

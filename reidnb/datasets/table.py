@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from reidnb.datasets.layouts import Listing, existing
-from reidnb.datasets.people import SPLITS, by_people, named, numbered
+from reidnb.datasets.people import SPLITS, by_people, numbered, split_beside
 
 WANTED = ("path", "pid")
 KNOWN = (*WANTED, "camid", "split", "tracklet")
@@ -44,7 +44,9 @@ def read_table(
     if "split" in columns:
         parts = _given_splits(path, lines, columns["split"])
     else:
-        parts = by_people(named(folder, table), columns["pid"], ids["pid"], ids["camid"], split_seed)
+        named = _names(path, lines, columns, "pid")
+        people = columns["pid"] if named else ids["pid"].astype(str).tolist()  # 1 and 01 are one person
+        parts = by_people(split_beside(folder, table, split_seed), people, ids["pid"], ids["camid"], split_seed)
     attributes = {
         name: [int(cell or -1) for cell in cells]
         for name, cells in columns.items()

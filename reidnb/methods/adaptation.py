@@ -89,7 +89,7 @@ class TrainingCopies:
 
 def _styled(split, name, options, styles, copies, device) -> Styled:
     """A split's pictures with their copies in the style of every camera."""
-    cameras = len(np.unique(split.camids))
+    cameras, options = len(np.unique(split.camids)), {k: v for k, v in options.items() if k != "partial"}
     if copies >= cameras:
         raise ValueError(
             f"wanted {copies} copies of a picture, each by a camera that did not take it; {name} has {cameras} "

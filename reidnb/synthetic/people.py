@@ -214,7 +214,7 @@ def make_person(rng: np.random.Generator, pid: int, dials, domain: int = 0) -> P
 
 def make_people(streams, pids, dials, domain: int = 0) -> tuple[Person, ...]:
     """Identities, some of whom copy the clothes of one before them; `streams` holds a random generator for each."""
-    people = []
+    people, paired = [], set()
     for rng, pid in zip(streams, pids):
         person = make_person(rng, int(pid), dials, domain)
         if rng.random() < LOOKALIKE_SHARE * dials.lookalikes:
@@ -222,9 +222,11 @@ def make_people(streams, pids, dials, domain: int = 0) -> tuple[Person, ...]:
             if models:
                 person = _dress_like(rng, person, models[rng.integers(len(models))])
         if rng.random() < SWAPPED_SHARE * dials.swapped:
-            models = [other for other in people if _can_swap(other)]
+            models = [other for other in people if other.pid not in paired and _can_swap(other)]
             if models:
-                person = _dress_swapped(person, models[rng.integers(len(models))])
+                model = models[rng.integers(len(models))]
+                person = _dress_swapped(person, model)
+                paired |= {person.pid, model.pid}  # in pairs: a second copy would be somebody's twin
         people.append(person)
     return tuple(people)
 

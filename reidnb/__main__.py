@@ -99,7 +99,7 @@ def domains(given: str) -> str:
     return given
 
 
-def seed_count(given: str) -> int:
+def count(given: str) -> int:
     if not given.isdecimal() or int(given) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {given!r}")
     return int(given)
@@ -135,6 +135,17 @@ def settings(arg, what: str) -> None:
     arg("--set", type=assignment, nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=what)
 
 
+OF_A_RUN = ("recipe", "dataset", "profile", "seed", "device")
+
+
+def chosen(args, *taken: str) -> dict:
+    """What --set says; ValueError for what has an argument of its own."""
+    for name, _ in args.set:
+        if name in taken:
+            raise ValueError(f"--set {name}=... is none of the settings: it has an argument of its own")
+    return dict(args.set)
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = Parser(prog="reidnb", description="Person re-identification in notebooks: the batch's commands")
     parser.add_argument("--version", action="version", version=f"reidnb {__version__}")
@@ -155,14 +166,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
     arg = add(run, "train and test one recipe; runs that are kept are loaded")
     arg("recipe", type=one_of("recipe", recipe_titles))
-    arg("--seeds", type=seed_count, default=1, help="how many seeds, from 0 on (default: 1)")
+    arg("--seeds", type=count, default=1, help="how many seeds, from 0 on (default: 1)")
     which_run(arg)
 
     arg = add(search, "who in a folder of pictures looks like this one: names, distances, and a picture of them")
     arg("query", type=Path)
     arg("folder", type=Path)
-    arg("-k", type=seed_count, default=10, help="how many (default: 10)")
-    arg("--picture", type=Path, default=Path("ranking.jpg"), help="where the picture goes (default: ranking.jpg)")
+    arg("-k", type=count, default=10, help="how many (default: 10)")
+    arg("--picture", type=Path, help="where the picture goes (default: figures/ranking.jpg in the cache)")
     arg("--recipe", type=one_of("recipe", recipe_titles), help=NETWORK)
     which_run(arg)
 
@@ -218,7 +229,7 @@ def show_names(args):
 def check(args):
     from reidnb.datasets.published import check_counts
 
-    table = check_counts(args.name, args.root, **dict(args.set))
+    table = check_counts(args.name, args.root, **chosen(args, "name", "root"))
     print(table.to_string(index=False))
     if not table.agrees.fillna(True).all():
         sys.exit(f"{args.name}: the counts differ from the published ones; is it whole, and the version they counted?")
@@ -229,38 +240,37 @@ def run(args):
     from reidnb.ledger import run_name
 
     for seed in range(args.seeds):
-        result = run(args.recipe, args.dataset, args.profile, seed, args.device, **dict(args.set))
+        result = run(args.recipe, args.dataset, args.profile, seed, args.device, **chosen(args, *OF_A_RUN))
         about = f"{run_name(args.recipe, result.changes)} on {args.dataset}, seed {result.seed}"
         print(f"{about}: {result.scores}; {result.seconds:.0f} s", flush=True)
 
 
 def search(args):
     from reidnb import yours
+    from reidnb.files import atomic_write, cache_root
 
-    embedder = yours.of_run(_trained(args), args.device) if args.recipe else yours.shipped()
-    found = yours.search(args.query, args.folder, embedder, args.k)
-    for rank, one in enumerate(found, 1):
-        print(f"{rank:4}  {one.distance:.3f}  {one.file}")
-    print(end="", flush=True)  # before the picture, which takes a second
-    yours.picture(args.query, found).savefig(args.picture, dpi=120, bbox_inches="tight")
-    print(f"{args.picture}\n{'' if args.recipe else FIRST_LOOK}")
-
-
-FIRST_LOOK = (
-    "by the shipped start, which learned from drawn people: for a first look. Train on photographs for more: "
-    "reidnb run --help, and notebook 12"
-)
+    yours.check_files(args.query)  # before a network is trained
+    embedder = _embedder(args)
+    for rank, one in enumerate(found := yours.search(args.query, args.folder, embedder, args.k), 1):
+        print(f"{rank:4}  {one.distance:.3f}  {one.file}", flush=True)  # the picture takes seconds longer
+    path = args.picture or cache_root() / "figures" / "ranking.jpg"
+    figure = yours.picture(args.query, found)
+    atomic_write(path, lambda file: figure.savefig(file, dpi=120, bbox_inches="tight"))
+    print(path)
+    print(FIRST_LOOK * (not args.recipe), end="")
 
 
 def compare(args):
     from reidnb import yours
 
-    if not args.recipe:
-        print(f"distance {yours.compare_pictures(args.a, args.b).distance:.3f} of 0 to 2\n{FIRST_LOOK}")
-        return
-    result = _trained(args)
-    found = yours.compare_pictures(args.a, args.b, yours.of_run(result, args.device), yours.calibrate_run(result))
+    yours.check_files(args.a, args.b)
+    embedder = _embedder(args)
+    found = yours.compare_pictures(args.a, args.b, embedder)
     print(f"distance {found.distance:.3f} of 0 to 2")
+    if not args.recipe:
+        print(FIRST_LOOK, end="")
+        return
+    found = yours.calibrate_run(_trained(args)).read(found.distance)
     print(f"as frequent between pictures of one person as between two people's: {found.ratio:.3g} times")
     print(f"one person: {found.likely:.1%} likely, if half of such pairs are one person's")
     print(f"            {found.likely_among(99):.1%}, if one of a hundred candidates is")
@@ -268,16 +278,33 @@ def compare(args):
 
 
 def export(args):
-    from reidnb.export import export_onnx
+    from reidnb.export import check_onnx, export_onnx
 
+    check_onnx(args.path)  # before a network is trained
     path = export_onnx(_trained(args), args.path)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; pixels (N, 3, H, W) of 0 to 255 -> features, as torch has them")
+
+
+FIRST_LOOK = (
+    "by the shipped start, which learned from drawn people: for a first look. Train on photographs for more: "
+    "reidnb run --help, and notebook 12\n"
+)
+
+
+def _embedder(args):
+    from reidnb import yours
+
+    if args.recipe:
+        return yours.of_run(_trained(args), args.device)
+    if args.set or (args.dataset, args.profile, args.device) != ("synthetic", "quick", "auto"):
+        raise ValueError("--dataset, --profile, --device and --set say which run's network: name its --recipe too")
+    return yours.shipped()
 
 
 def _trained(args):
     from reidnb.experiments import run
 
-    return run(args.recipe, args.dataset, args.profile, 0, args.device, **dict(args.set))
+    return run(args.recipe, args.dataset, args.profile, 0, args.device, **chosen(args, *OF_A_RUN))
 
 
 def tables(args):

@@ -1,5 +1,6 @@
 """A network for elsewhere: as ONNX, with what belongs to it inside, and compared with itself before it is given out."""
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,16 @@ class Described(nn.Module):
         return F.normalize(F.normalize(said, dim=-1).flatten(1))
 
 
+def check_onnx(path: str | Path) -> Path:
+    """The path of an .onnx file that could be written here, else ValueError or ImportError."""
+    path = Path(path).expanduser()
+    if path.suffix.lower() != ".onnx":
+        raise ValueError(f"the file's name must end in .onnx, got {path.name!r}")
+    if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]:
+        raise ImportError(f"ONNX needs an extra: pip install 'reidnb[onnx]' ({', '.join(missing)} not there)")
+    return path
+
+
 def export_onnx(result: Result, path: str | Path) -> Path:
     """Write a run's network to an .onnx file, "pixels" (N, 3, H, W) -> "features" (N, D) with any N; returns the path.
 
@@ -39,14 +50,9 @@ def export_onnx(result: Result, path: str | Path) -> Path:
     where they differ nothing is written. Raises ImportError without the extra [onnx], ValueError for a recipe that
     learns nothing and for a name that does not end in .onnx.
     """
-    path = Path(path).expanduser()
-    if path.suffix.lower() != ".onnx":
-        raise ValueError(f"the file's name must end in .onnx, got {path.name!r}")
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401  torch's exporter needs it
-    except ImportError as error:
-        raise ImportError("ONNX needs an extra: pip install 'reidnb[onnx]' (onnx, onnxscript, onnxruntime)") from error
+    path = check_onnx(path)
+    import onnxruntime
+
     network = Described(result).eval()
     shape = (3, *result.recipe.size)
     pictures = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, *shape))).float()

@@ -195,6 +195,12 @@ def _state(path):
     return stat.st_size, stat.st_mtime_ns
 
 
+def check_files(*paths: str | Path) -> None:
+    """FileNotFoundError for a picture that is not there."""
+    for path in paths:
+        _file(path)
+
+
 def _file(path):
     path = Path(path).expanduser()
     if not path.is_file():

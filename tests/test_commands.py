@@ -142,6 +142,8 @@ def test_search_prints_names_and_draws_them(capsys, tmp_path, cache):
     assert lines[2].endswith("found.jpg") and "shipped start" in lines[3] and (tmp_path / "found.jpg").stat().st_size
     assert command.main(["compare", where[0], str(tmp_path / "mine" / "rose.png")]) == 0
     assert re.match(r"distance 0\.\d{3} of 0 to 2", capsys.readouterr().out)
+    assert command.main(["search", *where, "--set", "epochs=3"]) == 2
+    assert "name its --recipe too" in capsys.readouterr().err
     assert command.main(["search", "nowhere.png", where[1]]) == 2
     assert "reidnb search: there is no picture nowhere.png" in capsys.readouterr().err
 
@@ -151,18 +153,33 @@ def test_compare_says_how_likely(monkeypatch, capsys, tmp_path):
 
     monkeypatch.setattr(command, "_trained", lambda args: (args.recipe, args.dataset, dict(args.set)))
     monkeypatch.setattr(yours, "of_run", lambda result, device: result)
-    monkeypatch.setattr(yours, "calibrate_run", lambda result: "calibration")
+    read = SimpleNamespace(read=lambda distance: yours.Comparison(distance, 9.0, 0.9, 0.01))
+    monkeypatch.setattr(yours, "calibrate_run", lambda result: read)
+    monkeypatch.setattr(yours, "check_files", lambda *paths: None)
     asked = []
 
     def compared(*given):
         asked.append(given)
-        return yours.Comparison(0.5, 9.0, 0.9, 0.01)
+        return yours.Comparison(0.5)
 
     monkeypatch.setattr(yours, "compare_pictures", compared)
     assert command.main(["compare", "a.jpg", "b.jpg", "--recipe", "ide", "--dataset", "csv", "--set", "p=4"]) == 0
-    assert asked == [(Path("a.jpg"), Path("b.jpg"), ("ide", "csv", {"p": 4}), "calibration")]
+    assert asked == [(Path("a.jpg"), Path("b.jpg"), ("ide", "csv", {"p": 4}))]
     said = capsys.readouterr().out
     assert "9 times" in said and "90.0% likely" in said and "8.3%, if one of a hundred" in said and "1.00%" in said
+
+
+@pytest.mark.parametrize("words", [["run", "ide", "--set", "seed=3"], ["check", "csv", "--set", "root=/x"]])
+def test_a_setting_that_has_an_argument_of_its_own(words, capsys):
+    assert command.main(words) == 2
+    assert "it has an argument of its own" in capsys.readouterr().err
+
+
+def test_nothing_is_trained_for_a_name_that_cannot_be(monkeypatch, capsys):
+    monkeypatch.setattr(command, "_trained", lambda args: pytest.fail("trained"))
+    assert command.main(["export", "ide", "model.pt"]) == 2
+    assert command.main(["search", "nowhere.jpg", ".", "--recipe", "ide"]) == 2
+    assert "must end in .onnx" in (said := capsys.readouterr().err) and "there is no picture nowhere.jpg" in said
 
 
 def test_tables_go_into_the_package_of_a_checkout_or_into_a_folder(monkeypatch, capsys, tmp_path):

@@ -3,6 +3,7 @@
 import fake_datasets as fake
 import numpy as np
 import pytest
+from PIL import Image
 
 from reidnb.datasets import open_dataset, redraw
 from reidnb.datasets.partial import _cut
@@ -36,8 +37,14 @@ def test_what_is_left_is_a_box_of_the_picture():
 
 def test_photographs_are_cut_from_the_file_not_from_what_was_scaled_down(tmp_path):
     folder = fake.market1501(tmp_path / "Market-1501")
+    for file in folder.rglob("*.jpg"):  # lines of one pixel at twice the size, which are grey at the size asked for
+        lines = np.tile(np.array([0, 255], np.uint8)[:, None, None], (32, 32, 3))
+        Image.fromarray(lines).save(file.with_suffix(".png"))
+        file.unlink()
     whole = open_dataset("market1501", root=folder, size=(32, 16))
-    cut = open_dataset("market1501", root=folder, size=(32, 16), partial=0.3)
+    cut = open_dataset("market1501", root=folder, size=(32, 16), partial=0.9)
+    assert whole.gallery.images.std() < 5, "grey"
+    assert max(image.std() for image in cut.gallery.images) > 30, "what was cut is larger than it was: its lines show"
     assert len(cut.gallery) == len(whole.gallery) and cut.query.files.tolist() == whole.query.files.tolist()
     assert cut.multi_query is None or len(cut.multi_query) == len(whole.multi_query)
 
@@ -45,6 +52,8 @@ def test_photographs_are_cut_from_the_file_not_from_what_was_scaled_down(tmp_pat
 def test_a_run_on_what_is_cut(cache):
     scores = [run("colour_histogram", device="cpu", **WORLD, partial=share) for share in (0.0, 0.6)]
     assert scores[0].key != scores[1].key and "partial=0.6" in scores[1].changes
+    plain = run("colour_histogram", device="cpu", **WORLD)
+    assert scores[0].key == plain.key and "partial" not in scores[0].changes, "0 cuts nothing"
     assert scores[1].data().fingerprint == scores[1].fingerprint
 
 

@@ -399,5 +399,15 @@ def test_swapped_people_wear_anothers_two_colours_the_other_way_round():
 
     assert people(0.0) == synthetic.make_world(**SMALL | {"test_identities": 30}).people, "off is as it was"
     assert pairs(people(2.0)) > pairs(people(0.0)) + 5
+    worn = [(p.up, p.down, p.texture, p.trim, p.shoes, p.hat) for p in people(2.0)]
+    pairs_of_shades = {(a, b) for a, b in ((w[:2], w[1::-1]) for w in worn) if b in {w[:2] for w in worn}}
+    assert len(pairs_of_shades) > 8, "to the shade"
+    plain = [(p.up, p.down, p.texture, p.trim, p.shoes, p.hat) for p in people(0.0)]
+    twins = [len(looks) - len({*looks}) for looks in (worn, plain)]
+    assert twins[0] <= twins[1], "nobody becomes somebody's twin"
+    for p in people(2.0):
+        for garment in ("up", "down"):
+            named = [n for n in synthetic.ATTRIBUTES if n.startswith(garment) and n != garment]
+            assert sum(p.labels[synthetic.ATTRIBUTES.index(n)] for n in named) == 1
     with pytest.raises(ValueError, match=r"dial swapped=3.*from 0 to 2 \(0 is the default\)"):
         Dials(swapped=3)

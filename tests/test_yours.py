@@ -107,10 +107,45 @@ def test_loose_pictures_are_forgotten_in_time(folder, asked, tmp_path, monkeypat
     for i in range(5):
         compare_pictures(write(tmp_path / f"{i}.png", (i, 90, 90)), folder / "r" / "red.png", embedder)
     (kept,) = (yours.cache_root() / "embeddings").glob(f"{embedder.key}*.npz")
-    assert len(np.load(kept)["names"]) <= 4, "the two asked for, and two older ones"
+    held = [Path(name).name for name in np.load(kept)["names"]]
+    assert held == ["red.png", "2.png", "3.png", "4.png"], "the two asked for, and the two embedded last before them"
     seen.clear()
     compare_pictures(tmp_path / "4.png", folder / "r" / "red.png", embedder)
     assert not seen
+    compare_pictures(tmp_path / "0.png", folder / "r" / "red.png", embedder)
+    assert seen == ["0.png"], "forgotten"
+
+
+def test_by_another_name_it_is_itself(folder, asked, tmp_path):
+    (folder / "r" / "alias.png").symlink_to(folder / "r" / "red.png")
+    assert {one.file.name for one in search(folder / "r" / "red.png", folder, asked[0])} == {
+        "rose.png", "blue.png", "sky.png"
+    }  # fmt: skip
+
+
+def test_what_is_hidden_or_no_file_is_left_aside(folder, asked):
+    for hidden in (".thumbnails", ".ipynb_checkpoints"):
+        write(folder / hidden / "red.png", (1, 2, 3))
+    (folder / "._rose.png").write_bytes(b"what macOS writes")
+    (folder / "album.jpg").mkdir()
+    (folder / "gone.jpg").symlink_to(folder / "nowhere.jpg")
+    assert len(search(folder / "r" / "red.png", folder, asked[0])) == 3
+
+
+def test_what_was_embedded_before_a_stop_is_kept(folder, asked, monkeypatch):
+    monkeypatch.setattr(yours, "_blocks", lambda items, size=1: [items[i : i + 1] for i in range(len(items))])
+    embedder, seen = asked
+
+    def stopped(files):
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return embedder.embed(files)
+
+    with pytest.raises(KeyboardInterrupt):
+        search(folder / "r" / "red.png", folder, Embedder(embedder.key, stopped))
+    first = seen.copy()
+    search(folder / "r" / "red.png", folder, embedder)
+    assert len(first) == 2 and len(seen) == 4 and not {*first} & {*seen[2:]}
 
 
 @pytest.mark.parametrize(
@@ -214,6 +249,33 @@ def test_compare_reads_the_calibration(folder, asked):
     pair = folder / "r" / "red.png", folder / "r" / "rose.png"
     assert compare_pictures(*pair, asked[0]).likely is None
     assert compare_pictures(*pair, asked[0], found) == found.read(compare_pictures(*pair, asked[0]).distance)
+
+
+def test_more_pairs_than_a_calibration_looks_at_are_drawn_by_lot(monkeypatch):
+    given = people()
+    whole = calibrate(*given)
+    monkeypatch.setattr(yours, "PAIRS", 2000)
+    some = calibrate(*given)
+    assert len(some.twos) < 2000 < len(whole.twos) and len(some.ones) == len(whole.ones)
+    # a quantile of 1,950 pairs of two people, ten standard errors wide
+    assert abs(some.threshold(0.1) - whole.threshold(0.1)) < 0.1
+
+
+def test_junk_is_nobody_and_a_distractor_somebody_else():
+    query, gallery, q_pids, g_pids, q_cams, g_cams = people()
+    plain = calibrate(query, gallery, q_pids, g_pids, q_cams, g_cams)
+    more = (
+        np.concatenate([gallery, gallery[:7], gallery[:5]]),
+        np.r_[g_pids, [-1] * 7, [0] * 5],
+        np.r_[g_cams, [1] * 12],
+    )
+    found = calibrate(query, more[0], q_pids, more[1], q_cams, more[2])
+    assert len(found.ones) == len(plain.ones) and len(found.twos) == len(plain.twos) + 5 * len(query)
+
+
+def test_likely_without_a_calibration():
+    with pytest.raises(ValueError, match="takes a Calibration"):
+        yours.Comparison(0.5).likely_among(3)
 
 
 def test_calibrations_that_cannot_be():

@@ -62,7 +62,7 @@ def clean(notebook):
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if worth_keeping(o)]
+            cell.outputs = [o for o in map(without_widget, cell.outputs) if worth_keeping(o)]
         elif "<!-- header -->" in cell.source:
             header = (
                 f"*Papers:* {about.get('papers', '')}. *Time:* about {about.get('seconds', '?')} s under `quick` on a "
@@ -72,11 +72,16 @@ def clean(notebook):
     return notebook
 
 
+def without_widget(output):
+    """A widget is dead on a page: of its output the picture that stands in for it stays, or nothing."""
+    if output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None) is not None:
+        output.data = {} if set(output.data) <= {"text/plain"} else output.data
+    return output
+
+
 def worth_keeping(output):
-    """A widget is dead on a page: the picture that stands in for it stays; so does all but the note that something is
-    drawn or decoded for the first time."""
-    data = output.get("data", {})
-    if data.pop("application/vnd.jupyter.widget-view+json", None) is not None and set(data) <= {"text/plain"}:
+    """Not the note that something is drawn or decoded for the first time, nor what is empty."""
+    if output.get("data") == {}:
         return False
     return output.get("name") != "stderr" or not all(line.startswith("reidnb: ") for line in output.text.splitlines())
 

@@ -112,9 +112,10 @@ def require_room(folder: Path, count: int, size: tuple[int, int]) -> None:
 
 
 def pictures_below(folder: Path) -> list[Path]:
-    """All pictures in a folder and below it, by their endings (PICTURES), in the order of names; ValueError without
-    one."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+    """All pictures in a folder and below it, by their endings (PICTURES), in the order of names; what is hidden (.name)
+    is left aside. ValueError without one."""
+    named = (path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and path.is_file())
+    found = sorted(p for p in named if not any(part.startswith(".") for part in p.relative_to(folder).parts))
     if not found:
         raise ValueError(f"{folder} holds no pictures ({', '.join(PICTURES)})")
     return found

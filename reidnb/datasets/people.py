@@ -31,8 +31,8 @@ def read_folder(folder: Path, split_seed: int = 0) -> dict[str, Listing]:
     split_so = tops == set(SPLITS)
     if not split_so and (said := tops & {*SPLITS, "test", "val"}):
         raise ValueError(
-            f"{folder} has {', '.join(sorted(said))} among its folders: wanted train, query and gallery, all three, with "
-            "the people in them, or people alone. Where folders say something else write a table: open_dataset('csv')"
+            f"{folder} has {', '.join(sorted(said))} among its folders: wanted train, query and gallery, all three, "
+            "with the people in them, or people alone. Where folders say something else write a table, and open 'csv'"
         )
     for path in paths:
         parts = path.parts[:-1]

@@ -321,7 +321,7 @@ PROFILES = {
         "size": (128, 64),
         "epochs": 20,
         "lr": 1.5e-3,
-        "weight_decay": 0.1,
+        "weight_decay": 0.4,
     },
     "paper": {
         "model": "resnet50",

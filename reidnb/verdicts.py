@@ -19,6 +19,7 @@ from reidnb.values import did_you_mean
 
 VERDICTS = ("holds", "holds, smaller", "no effect", "opposite", "undecided", "one run", "not run")
 IDENTIFIES = ["recipe", "dataset", "changes", "profile", "seed"]  # what makes two rows the same run
+LARGER = ("photo", "paper")  # profiles under which whoever can makes the runs of any claim
 LEVEL = 0.05  # of the interval's error, and of the rate of false discoveries
 PRIOR = 4  # degrees of freedom of the variance that claims of one kind share
 NOTHING = 1.0  # points: an interval within so many of zero says that there is no effect above them
@@ -124,7 +125,8 @@ def judge(runs: pd.DataFrame, claims: list[dict] | None = None) -> pd.DataFrame:
     0.05, and the paper's gain is not above the interval; "holds, smaller": it is; "opposite": the interval lies on the
     other side; "no effect": all of it lies within NOTHING of zero; "undecided"; "one run"; "not run". What learns
     nothing needs one run. `note` says of what other claim it follows, and of a rival that finds less than the start did
-    before any training. Beside the datasets that a claim names it is tested wherever its runs were made under "paper".
+    before any training. Beside the datasets that a claim names it is tested wherever its runs were made under "photo" or
+    "paper".
     """
     claims = papers()["claim"] if claims is None else [*map(_checked_claim, claims)]
     kinds = ("metric", "method_metric", "baseline_metric")
@@ -135,8 +137,8 @@ def judge(runs: pd.DataFrame, claims: list[dict] | None = None) -> pd.DataFrame:
     nothing = runs[:0].assign(name=names[:0])
     rows = []
     for claim in claims:
-        paper, on = by_profile.get("paper", nothing), [tuple(pair) for pair in claim["on"]]
-        more = [(dataset, "paper") for dataset in paper.dataset.unique() if len(_differences(claim, paper, dataset))]
+        on, there = [tuple(pair) for pair in claim["on"]], ((name, by_profile.get(name, nothing)) for name in LARGER)
+        more = [(d, name) for name, made in there for d in made.dataset.unique() if len(_differences(claim, made, d))]
         for dataset, profile in dict.fromkeys(on + more):
             rows.append(_row(claim, by_profile.get(profile, nothing), dataset, profile))
     table = pd.DataFrame(rows)
@@ -193,10 +195,11 @@ def _with_verdicts(table):
 def _note(claim, runs, dataset):
     """What a reader must know beside the verdict."""
     notes = [f"follows from {claim['follows']}"] if "follows" in claim else []
-    start = runs[(runs.dataset == dataset) & (runs["name"] == "untrained")].mAP
-    rival = runs[(runs.dataset == dataset) & (runs["name"] == claim.get("baseline"))].mAP
-    if len(start) and len(rival) and rival.mean() < start.mean() and claim["metric"] in ("mAP", "rank1"):
-        notes.append(f"{claim['baseline']} finds less than the untrained start ({100 * start.mean():.1f} mAP)")
+    found = runs[runs.dataset == dataset].groupby("name").mAP.mean()
+    for who in ("baseline", "method"):
+        collapsed = found.get(claim.get(who), np.inf) < found.get("untrained", -np.inf)
+        if collapsed and claim["metric"] in ("mAP", "rank1") and claim[who] not in " ".join(notes):
+            notes.append(f"{claim[who]} finds less than the untrained start ({100 * found['untrained']:.1f} mAP)")
     return "; ".join(notes)
 
 

@@ -291,7 +291,7 @@ PAPER = {
     "size": (256, 128), "epochs": 120, "optimizer": "adam", "lr": 3.5e-4, "weight_decay": 5e-4, "warmup": 10.0,
     "schedule": "step", "steps": (40, 70), "augmentation": Augmentation(), "weights": "imagenet",
 }  # fmt: skip
-PHOTO = {"size": (128, 64), "epochs": 20, "lr": 1.5e-3, "weight_decay": 0.1, "weights": "imagenet"}
+PHOTO = {"size": (128, 64), "epochs": 20, "lr": 1.5e-3, "weight_decay": 0.4, "weights": "imagenet"}
 LSTM_PAPER = {
     "epochs": 30, "lr": 3e-4, "warmup": 0.0, "steps": (20,), "flip_test": False,
     "augmentation": Augmentation(pad=0.0, erase=0.0, crop=0.64),

@@ -102,7 +102,8 @@ def rejudged():
             runs[line["dataset"], line["profile"], name][int(line["seed"])] = line
     lines = {}
     for claim in tomllib.loads((PACKAGE / "papers.toml").read_text(encoding="utf-8"))["claim"]:
-        for dataset, profile in claim["on"]:
+        photographs = sorted({(at, profile) for at, profile, _ in runs if profile in ("photo", "paper")})
+        for dataset, profile in [*map(tuple, claim["on"]), *photographs]:
 
             def scores(who, claim=claim, dataset=dataset, profile=profile):
                 at = claim.get(who + "_on", dataset)
@@ -125,6 +126,8 @@ def rejudged():
                         one |= dict.fromkeys(other, value)
                         [one.pop(seed) for seed in [*one] if seed not in other]
             gains = [100 * (ours[seed] - theirs[seed]) for seed in sorted(ours) if seed in theirs]
+            if not gains and (dataset, profile) in photographs:
+                continue  # of these a claim has a row only where both of its runs were made
             form = "differences" if "method_from" in claim else claim["method"] == claim.get("baseline")
             sign = -1 if "below" in claim or claim.get("better") == "lower" else 1
             signed = [sign * gain + claim.get("slack", 0) for gain in gains]
@@ -148,7 +151,7 @@ def rejudged():
 
 def test_the_whole_ledger_by_a_second_hand():
     table, again = judge(ledger.results(kept=False)), rejudged()
-    rows = {(row.id, row.dataset, row.profile): row for row in table.itertuples() if row.profile != "paper"}
+    rows = {(row.id, row.dataset, row.profile): row for row in table.itertuples()}
     assert rows.keys() == again.keys()
     for key, (gain, spread, p, n) in again.items():
         row = rows[key]

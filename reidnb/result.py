@@ -38,11 +38,12 @@ from reidnb.runtime import precision
 
 FORMAT = 2  # of the file; one of another number is older (or newer), and is left alone
 PACKAGE = Path(__file__).parent
-CODE_THAT_MATTERS = (
+CODE_OF_ALL = (  # that every run's numbers depend on
     *("values.py", "attributes.py", "batches.py", "losses.py", "alignment.py", "evaluation", "descriptors.py"),
-    *("runtime.py", "models", "network.py", "training.py", "inference.py", "generators", "methods", "recipes.py"),
+    *("runtime.py", "models", "network.py", "training.py", "inference.py", "methods/parts.py", "recipes.py"),
     *("experiments.py", "datasets/splits.py"),
 )
+CODE_OF_SOME = ("methods", "generators")  # of these rooms a run depends on the files that its recipe's parts come from
 log = logging.getLogger("reidnb")
 
 
@@ -358,17 +359,50 @@ def _without_docstrings(tree):
     return ast.dump(tree)
 
 
+def code_digest(recipe: Recipe) -> str:
+    """Of the code that a recipe's numbers depend on, blind to comments and docstrings. Of the recipes' own room the
+    tables are left out: what a recipe holds is in the key by its fields. So a new method makes no kept run old."""
+    return _digest_of_code(_files(CODE_OF_ALL), _files_of_parts(recipe))
+
+
+def _files(parts):
+    return tuple(file for part in parts for file in sorted((PACKAGE / part).rglob("*.py")) or [PACKAGE / part])
+
+
+def _files_of_parts(recipe):
+    """The files that a recipe's parts are written in, and what those import of the same rooms; for a reader's own
+    part, which may call any of ours, all of them."""
+    modules = {type(part).__module__ for part in (*recipe.parts, *filter(None, [recipe.extra]))}
+    modules |= {"reidnb.methods.adaptation"} if recipe.fresh_norm else set()
+    if any(not module.startswith("reidnb.") for module in modules):
+        return _files(CODE_OF_SOME)
+    waiting, found = [*modules], set()
+    while waiting:
+        room, *name = waiting.pop().split(".")[1:]
+        for file in _files(["/".join([room, *name]) + ".py" * bool(name)]) if room in CODE_OF_SOME else ():
+            if file not in found:
+                found.add(file)
+                waiting += _imported(file)
+    return tuple(sorted(found))
+
+
+def _imported(file):
+    """Modules of ours that a file imports."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "reidnb":
+            yield from (f"reidnb.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("reidnb."):
+            yield node.module
+
+
 @functools.cache
-def code_digest() -> str:
-    """Of the code that numbers depend on, blind to comments and docstrings. Of the recipes' own room the tables are
-    left out: what a recipe holds is in the key by its fields."""
+def _digest_of_code(shared, own):
     texts = []
-    for part in CODE_THAT_MATTERS:
-        for file in sorted((PACKAGE / part).rglob("*.py")) or [PACKAGE / part]:
-            tree = ast.parse(file.read_text(encoding="utf-8"))
-            if part == "recipes.py":
-                tree.body = [node for node in tree.body if not isinstance(node, ast.Assign)]
-            texts.append(_without_docstrings(tree))
+    for file in (*shared, *own):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        if file == PACKAGE / "recipes.py":
+            tree.body = [node for node in tree.body if not isinstance(node, (ast.Assign, ast.ImportFrom))]
+        texts.append(_without_docstrings(tree))
     return digest(*texts)
 
 
@@ -387,7 +421,7 @@ def key_of_run(recipe: Recipe, data: ReIDDataset, seed: int, device: torch.devic
         "device": device.type,
         "start": [weights_fingerprint(model, recipe.weights) for model in sorted(backbones)],
         "generators": styles_fingerprint() if paints else "",
-        "code": code_digest(),
+        "code": code_digest(recipe),
         "torch": torch.__version__.split("+")[0],
     }
     return f"{recipe.name}-{digest(json.dumps(parts, sort_keys=True, default=_as_json))}"

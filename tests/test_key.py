@@ -23,6 +23,7 @@ from reidnb.network import build_model
 from reidnb.recipes import RECIPES, Recipe, recipe
 from reidnb.result import key_of_run, source_of
 from reidnb.values import change, flat_names, places
+from reidnb.values import value as as_value
 
 DATA = SimpleNamespace(name="world", fingerprint="abc", attribute_names=("hat",), options={})
 PLAN = recipe("baseline_scratch")
@@ -144,26 +145,38 @@ def test_both_students_starts_are_in_the_key(monkeypatch):
 
 # --------------------------------------------------------------------------------------------------------- our sources
 
+ROOMS = (*result.CODE_OF_ALL, *result.CODE_OF_SOME)
 FILES = [
     file.relative_to(result.PACKAGE).as_posix()
-    for part in result.CODE_THAT_MATTERS
+    for part in ROOMS
     for file in sorted((result.PACKAGE / part).rglob("*.py")) or [result.PACKAGE / part]
 ]
+FILES = list(dict.fromkeys(FILES))  # methods/parts.py stands in both
+
+
+@as_value
+class Own(Identity):
+    """A part that is no part of the package: a reader's."""
+
+
+OWN = replace(PLAN, losses=(Own(),))
 
 
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory):
-    """A copy of the package's sources, and the digest of the code in it, with one file's text changed or not."""
+    """A copy of the package's sources, and the digest of the code that a recipe (one with a reader's own part) depends
+    on in it, with one file's text changed or not."""
     folder = tmp_path_factory.mktemp("copied") / "reidnb"
     shutil.copytree(result.PACKAGE, folder, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__", "results"))
 
-    def after(file=None, change=None):
+    def after(file=None, change=None, plan=OWN):
         if file:
             text = (folder / file).read_text(encoding="utf-8")
             (folder / file).write_text(change(text), encoding="utf-8")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(result, "PACKAGE", folder)
-            found = result.code_digest.__wrapped__()
+            result._digest_of_code.cache_clear()
+            found = result.code_digest(plan)
         if file:
             (folder / file).write_text(text, encoding="utf-8")
         return found
@@ -182,7 +195,7 @@ def test_every_file_that_computes_is_in_the_key(copied, monkeypatch):
 
 def test_what_is_no_code_is_not_in_the_key(copied):
     plain = copied()
-    assert plain == result.code_digest()
+    assert plain == result.code_digest(OWN)
     assert copied("training.py", lambda text: text.replace('"""The training loop', '"""# Words\nAnother loop')) == plain
     assert copied("losses.py", lambda text: text.replace("\n\n\ndef ", "\n\n\n# A comment.\ndef ", 1)) == plain
     assert copied("losses.py", lambda text: text.replace("margin: float", "margin: int", 1)) != plain
@@ -191,6 +204,40 @@ def test_what_is_no_code_is_not_in_the_key(copied):
     assert copied("recipes.py", lambda text: text.replace("self.k < 2", "self.k < 3")) != plain
     assert copied("ledger.py", lambda text: text + "\nx = 1\n") == plain
     assert copied("plots/curves.py", lambda text: text + "\nx = 1\n") == plain
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("ide", {"methods/identification.py"}),
+        ("trihard", {"methods/metric.py"}),
+        ("hplf", {"methods/identification.py", "methods/stripes.py"}),
+        ("apr", {"methods/identification.py", "methods/attributes.py"}),
+        ("aligned_mm", {"methods/identification.py", "methods/stripes.py", "methods/mutual.py"}),
+        ("colour_histogram", set()),
+    ],
+)
+def test_a_method_is_in_the_key_of_those_who_use_it(copied, name, own, monkeypatch):
+    """So that a new method, or a change in another, makes no kept run old."""
+    monkeypatch.setattr(ast, "parse", functools.cache(ast.parse))
+    monkeypatch.setattr(result, "_without_docstrings", functools.cache(ast.unparse))
+    plan, more = recipe(name), lambda text: text + "\n\ndef more():\n    pass\n"
+    plain = copied(plan=plan)
+    changed = {file for file in FILES if copied(file, more, plan) != plain}
+    shared = {file for file in FILES if not file.startswith(("methods/", "generators/"))}
+    assert changed == shared | own | {"methods/parts.py"}
+    assert copied("recipes.py", lambda text: "from reidnb.methods import Mutual\n" + text, plan) == plain
+
+
+def test_who_paints_depends_on_what_paints(copied):
+    plan, more = recipe("camera_style"), lambda text: text + "\n\ndef more():\n    pass\n"
+    plain = copied(plan=plan)
+    for file in ("methods/adaptation.py", "methods/stripes.py", "generators/stargan.py", "generators/styles.py"):
+        assert copied(file, more, plan) != plain, file
+    assert copied("methods/mutual.py", more, plan) == plain
+    assert copied("methods/adaptation.py", more, replace(recipe("ide"), fresh_norm=True)) != copied(
+        plan=replace(recipe("ide"), fresh_norm=True)
+    ), "AdaBN's target is chosen there"
 
 
 # Rooms that a run imports and whose code is not in its key, and why not: the pictures and labels that come of the
@@ -216,8 +263,8 @@ def test_no_room_is_forgotten():
                     names = [node.module.split(".")[1]]
                 rooms = [n for n in names if (result.PACKAGE / n).is_dir() or (result.PACKAGE / f"{n}.py").exists()]
                 waiting += rooms
-    in_the_key = {part.split("/")[0].removesuffix(".py") for part in result.CODE_THAT_MATTERS} - {"datasets"}
-    assert met - in_the_key - {"ledger", "verdicts"} <= NOT_IN_THE_KEY, "is it to be in result.CODE_THAT_MATTERS?"
+    in_the_key = {part.split("/")[0].removesuffix(".py") for part in ROOMS} - {"datasets"}
+    assert met - in_the_key - {"ledger", "verdicts"} <= NOT_IN_THE_KEY, "is it to be in result.CODE_OF_ALL?"
     assert in_the_key <= met
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from reidnb import evaluation, losses
 from reidnb.batches import Styled, fakes, with_copies
 from reidnb.datasets import true_styles
-from reidnb.generators import all_styles, load_or_train_generator
+from reidnb.generators.styles import all_styles, load_or_train_generator
 from reidnb.methods.metric import over_branches
 from reidnb.methods.parts import Trial
 from reidnb.methods.stripes import horizontal_pooling

@@ -16,7 +16,10 @@ from reidnb.verdicts import papers as papers  # the ledger's own data
 RESULTS = Path(__file__).parent / "results"
 SCORES = ["mAP", "rank1", "rank5", "rank10", "mINP"]
 OWN = r"\b(?:csv|folder)\b"  # datasets that are somebody's own
-FINDINGS = ("metric-helps", "pcb-needs-boxes", "aligned-helps", "noise-hurts-mining")  # what the README says
+FINDINGS = {  # what the README says, by dataset and profile
+    ("synthetic", "full"): ("metric-helps", "pcb-needs-boxes", "aligned-helps", "noise-hurts-mining"),
+    ("market1501", "photo"): ("metric-helps", "aligned-helps", "both-beat-global", "attributes-help"),
+}
 
 
 def read_runs(path: str | Path) -> pd.DataFrame:
@@ -128,13 +131,16 @@ def pages(runs: pd.DataFrame, judged: pd.DataFrame) -> dict[str, str]:
 
 
 def findings(ledger: pd.DataFrame) -> str:
-    """Some claims of the built-in world as lines of Markdown, with their numbers."""
-    rows = ledger[ledger.dataset == "synthetic"].set_index("id").loc[list(FINDINGS)].reset_index()
+    """Some claims, on the built-in world and on photographs, as lines of Markdown with their numbers."""
     lines = []
-    for row, shown in zip(rows.itertuples(), show_claims(rows).itertuples()):
-        paper = f" (the paper: {shown.paper})" if shown.paper else ""
-        seeds = f", {row.seeds} worlds" if row.seeds > 1 else ""
-        lines.append(f"* {row.statement}: {shown.ours}{paper}{seeds}. **{shown.verdict.capitalize()}.**")
+    for (dataset, profile), ids in FINDINGS.items():
+        there = ledger[(ledger.dataset == dataset) & (ledger.profile == profile)].set_index("id")
+        rows = there.loc[[name for name in ids if name in there.index]].reset_index()
+        where, each = ("", "worlds") if dataset == "synthetic" else ("On Market-1501: ", "seeds")
+        for row, shown in zip(rows.itertuples(), show_claims(rows).itertuples()):
+            paper = f" (the paper: {shown.paper})" if shown.paper else ""
+            seeds = f", {row.seeds} {each}" if row.seeds > 1 else ""
+            lines.append(f"* {where}{row.statement}: {shown.ours}{paper}{seeds}. **{shown.verdict.capitalize()}.**")
     return "\n".join(lines)
 
 

@@ -113,7 +113,9 @@ def show_claims(ledger: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "claim": ledger.statement,
-            "tested on": ledger.dataset,
+            "tested on": [
+                row.dataset if row.profile == "full" else f"{row.dataset}, {row.profile}" for row in ledger.itertuples()
+            ],
             "paper": [f"{gain:+.1f}" if gain == gain else "" for gain in ledger.paper_gain],
             "ours": ours,
             "seeds": ledger.seeds,

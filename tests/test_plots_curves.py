@@ -104,6 +104,7 @@ def ledger():
         {
             "statement": ["more helps", "less helps", "as good", "never run"],
             "dataset": ["synthetic", "market1501", "synthetic->market1501", "synthetic"],
+            "profile": ["full", "photo", "laptop", "full"],
             "sign": [1, -1, 1, 1],
             "slack": [0.0, 0.0, 2.0, 0.0],
             "gain": [3.0, -4.0, -1.0, np.nan],
@@ -131,10 +132,31 @@ def test_bars_are_gains_in_the_direction_claimed(ledger):
 def test_the_papers_gains_beside_ours(ledger):
     ax = plots.paper_and_ours(ledger).axes[0]
     marks = [c.lines[0] for c in ax.containers]
-    assert [mark.get_xydata().tolist() for mark in marks] == [[[5, 3]], [[-2, -4]]]
+    assert [mark.get_xydata().tolist() for mark in marks] == [[[3, 0]], [[-4, 1]]]
     assert [mark.get_markerfacecolor() == "white" for mark in marks] == [False, True], "photographs are open"
-    assert legend(ax) == ["ours = theirs", "open: photographs", "holds, smaller", "one run"]
-    assert legend(plots.paper_and_ours(ledger[:1]).axes[0]) == ["ours = theirs", "holds, smaller"]
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names == ["more helps [synthetic]", "less helps [market1501, photo]"]
+    assert legend(ax) == ["the paper's gain", "open: photographs", "holds, smaller", "one run"]
+    assert legend(plots.paper_and_ours(ledger[:1]).axes[0]) == ["the paper's gain", "holds, smaller"]
+    assert ax.get_xscale() == "linear"
+
+
+def test_a_gain_beyond_the_axis_stands_at_its_edge_with_its_number(ledger):
+    ledger.loc[0, "gain"] = 62.4
+    ax = plots.paper_and_ours(ledger, reach=20).axes[0]
+    assert "+62" in {text.get_text() for text in ax.texts} and ax.get_xlim() == (-21, 21)
+    assert len(ax.containers) == 1
+
+
+def test_a_claim_from_near(ledger):
+    row = ledger.assign(id="a", method="new", baseline="old", metric="mAP").iloc[0]
+    left, right = plots.claim_seeds(row, np.array([52.0, 55.0, 50.0]), np.array([50.0, 51.0])).axes
+    assert [line.get_ydata().tolist() for line in left.lines] == [[50, 52], [51, 55]], "paired by seed"
+    seeds, paper = (np.asarray(dots.get_offsets()) for dots in right.collections[:: len(right.collections) - 1])
+    assert seeds[:, 0].tolist() == [2, 4] and paper.tolist() == [[5, -1]]
+    assert right.containers[0].lines[0].get_xdata().tolist() == [3]
+    with pytest.raises(ValueError, match="claim 'a' has no runs of one seed on both sides"):
+        plots.claim_seeds(row, np.array([52.0]), np.array([]))
 
 
 def test_verdicts_have_a_look_of_their_own():

@@ -142,7 +142,7 @@ def claim_bars(ledger, width: int = 62) -> Figure:
     linear, beyond logarithmic.
     """
     rows = _that_ran(ledger)
-    labels = ["\n".join(textwrap.wrap(f"{row.statement} [{row.dataset}]", width)) for row in rows.itertuples()]
+    labels = ["\n".join(textwrap.wrap(f"{row.statement} [{_settings(row)}]", width)) for row in rows.itertuples()]
     lines = sum(label.count("\n") + 1 for label in labels)
     figure, ax = plt.subplots(figsize=(10, 0.17 * lines + 0.16 * len(rows) + 1.2))
     place, places = 0.0, []
@@ -167,31 +167,67 @@ def claim_bars(ledger, width: int = 62) -> Figure:
     return figure
 
 
-def paper_and_ours(ledger) -> Figure:
-    """The papers' gains and ours, a point a claim with its row's number in the ledger, filled on the built-in world and
-    open on photographs: on the diagonal they agree. Both axes are linear to ten points, logarithmic beyond."""
+def paper_and_ours(ledger, reach: float = 30.0, width: int = 70) -> Figure:
+    """The papers' gains and ours, a row a claim by its name, on one linear axis: a diamond is the paper's gain, a mark
+    ours with its interval, a line between them how far they are apart; the widest apart first. Open marks are
+    photographs. What lies beyond `reach` points stands at the edge as an arrow, with its number."""
     rows = _that_ran(ledger)
     rows = rows[rows.paper_gain.notna()]
     if rows.empty:
         raise ValueError("no claim that ran has a paper's gain to compare with")
-    drawn = [all(part.startswith("synthetic") for part in dataset.split("->")) for dataset in rows.dataset]
-    figure, ax = plt.subplots(figsize=(7.2, 5.6))
-    for row, filled in zip(rows.itertuples(), drawn):
-        _gain(ax, row.paper_gain, row.gain, row, "y", alpha=0.8, markerfacecolor=None if filled else "white")
-        near = {"xytext": (5, 3), "textcoords": "offset points", "fontsize": 7}
-        ax.annotate(str(row.Index), (row.paper_gain, row.gain), **near)
-    equal = np.linspace(rows.paper_gain.min(), rows.paper_gain.max(), 200)
-    ax.plot(equal, equal, color="black", linestyle="--", linewidth=1, label="ours = theirs")
-    ax.axhline(0, color=GREY, linewidth=0.8)
-    ax.set_xscale("symlog", linthresh=10)
-    ax.set_yscale("symlog", linthresh=10)
-    for axis, gains in ((ax.xaxis, rows.paper_gain), (ax.yaxis, rows.gain)):
-        axis.set_ticks([tick for tick in TICKS if gains.min() - 5 <= tick <= gains.max() + 5])
-        axis.set_major_formatter("{x:g}")
-    ax.set(xlabel="the paper's gain, points", ylabel="ours, points")
-    if not all(drawn):
+    rows = rows.loc[(rows.sign * (rows.gain - rows.paper_gain)).sort_values().index]
+    names = ["\n".join(textwrap.wrap(f"{row.statement} [{_settings(row)}]", width)) for row in rows.itertuples()]
+    figure, ax = plt.subplots(figsize=(10, 0.33 * len(rows) + 1.2))
+    for y, row in enumerate(rows.itertuples()):
+        drawn = row.dataset.startswith("synthetic") and "->market" not in row.dataset
+        ends = np.clip([row.paper_gain, row.gain], -reach, reach)
+        ax.plot(ends, [y, y], color=GREY, linewidth=1, linestyle="-", zorder=1)
+        ax.scatter(ends[0], y, marker="D", s=26, facecolors="none", edgecolors="black", zorder=3)
+        if abs(row.gain) <= reach:
+            _gain(ax, row.gain, y, row, "x", markerfacecolor=None if drawn else "white")
+        else:
+            edge = {"xytext": (-30 if row.gain > 0 else 6, 2), "textcoords": "offset points", "fontsize": 7.5}
+            ax.scatter(ends[1], y, marker=">" if row.gain > 0 else "<", color=verdict_look(row.verdict)[0], s=36)
+            ax.annotate(f"{row.gain:+.0f}", (ends[1], y), **edge)
+    ax.axvline(0, color="black", linewidth=0.8, zorder=0)
+    ax.set_yticks(range(len(rows)), names, fontsize=7.5)
+    ax.set(xlim=(-reach - 1, reach + 1), ylim=(len(rows) - 0.4, -0.6), xlabel="gain, points")
+    ax.grid(axis="y", visible=False)
+    ax.scatter([], [], marker="D", s=26, facecolors="none", edgecolors="black", label="the paper's gain")
+    if not all(dataset.startswith("synthetic") for dataset in rows.dataset):
         ax.scatter([], [], marker="o", facecolors="white", edgecolors="black", label="open: photographs")
-    _verdict_legend(ax, rows, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    _verdict_legend(ax, rows, loc="lower right", bbox_to_anchor=(1, 1), ncols=4)
+    figure.tight_layout()
+    return figure
+
+
+def claim_seeds(row, method, rival) -> Figure:
+    """One claim from near. row: of the ledger (a Series); method, rival: its scores in percent, (seeds,) each, in the
+    order of the seeds. Left both runs, a line a seed; right each seed's gain, their mean with the ledger's interval,
+    and the paper's gain as a diamond."""
+    count = min(len(method), len(rival))
+    if not count:
+        raise ValueError(f"claim {row.id!r} has no runs of one seed on both sides: there is nothing to draw")
+    method, rival = (finite(values[:count], "scores", (count,)) for values in (method, rival))
+    gains = method - rival
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.9), width_ratios=(2, 3))
+    for seed in range(count):
+        left.plot([0, 1], [rival[seed], method[seed]], "o-", color=BLUE, alpha=0.6, markersize=4)
+        left.annotate(str(seed), (1, method[seed]), (6, -3), textcoords="offset points", fontsize=7.5)
+    names = ["\n".join(textwrap.wrap(str(name), 24)) for name in (row.baseline, row.method)]
+    left.set_xticks([0, 1], names, fontsize=8)
+    left.set(xlim=(-0.3, 1.3), ylabel=f"{row.metric}, %")
+    right.scatter(gains, np.zeros(count), color=BLUE, alpha=0.6, s=18, label="a seed's gain")
+    _gain(right, row.gain, -1, row, "x")
+    if not np.isnan(row.paper_gain):
+        diamond = {"marker": "D", "s": 30, "facecolors": "none", "edgecolors": "black"}
+        right.scatter(row.paper_gain, -1, **diamond, label="the paper's gain")
+    right.axvline(0, color="black", linewidth=0.8)
+    right.set_yticks([0, -1], ["each seed", f"mean: {row.verdict}"], fontsize=8)
+    right.set(ylim=(-1.7, 0.7), xlabel="gain, points")
+    right.grid(axis="y", visible=False)
+    right.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+    figure.suptitle("\n".join(textwrap.wrap(f"{row.statement} [{_settings(row)}]", 110)), x=0.01, ha="left", fontsize=9)
     figure.tight_layout()
     return figure
 
@@ -240,6 +276,11 @@ def _some(mapping, name):
     if not isinstance(mapping, dict) or not mapping:
         raise ValueError(f"{name} must be a dict with something in it, got {mapping!r:.80}")
     return mapping
+
+
+def _settings(row):
+    """Where a claim was tested, and under which profile where it is not the usual one."""
+    return row.dataset if row.profile in ("quick", "full") else f"{row.dataset}, {row.profile}"
 
 
 def _that_ran(ledger):

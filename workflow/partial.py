@@ -1,0 +1,52 @@
+"""Pictures of which a part was cut off, by three distances: the global one, and two that compare stripes, rigid and
+aligned -> reidnb/results/partial.csv, three seeds each: of the built-in world from each start, and of Market-1501 under
+`laptop` where its folder is found. The rows of a run are written when they are made, and not made again."""
+
+import argparse
+
+import pandas as pd
+
+from reidnb.causes import DISTANCES, stripes_at_test
+from reidnb.datasets import open_dataset
+from reidnb.experiments import run
+from reidnb.files import atomic_write
+from reidnb.ledger import RESULTS
+
+NETWORKS = ("ide", "baseline", "aligned")
+STARTS = {"distilled": {}, "drawn": {"weights": "drawn"}, "random": {"weights": None}}
+SHARE = 0.5  # of height and width, at most
+FILE = RESULTS / "partial.csv"
+
+
+def rows_of(result, cut, start):
+    """A row a distance."""
+    about = {"dataset": result.dataset, "profile": result.profile, "start": start, "recipe": result.name}
+    found = stripes_at_test(result.model(), cut)
+    scores = {name: {"mAP": round(found[name].mAP, 5), "rank1": round(found[name].rank1, 5)} for name in DISTANCES}
+    more = {"seed": result.seed, "partial": SHARE, "key": result.key}
+    return pd.DataFrame([about | {"distance": name} | scores[name] | more for name in DISTANCES])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", help="the folder of Market-1501, for its rows too")
+    parser.add_argument("--seeds", type=int, default=3)
+    args = parser.parse_args()
+    where = [("synthetic", "full", start, {}) for start in STARTS]
+    where += [("market1501", "laptop", "distilled", {"root": args.root})] if args.root else []
+    for dataset, profile, start, options in where:
+        for seed in range(args.seeds):
+            runs = [run(name, dataset, profile, seed, **STARTS[start], **options) for name in NETWORKS]
+            table = pd.read_csv(FILE) if FILE.exists() else pd.DataFrame(columns=["key"])
+            if missing := [result for result in runs if result.key not in set(table.key)]:
+                opened = options | ({"world": seed} if dataset == "synthetic" else {})
+                cut = open_dataset(dataset, size=runs[0].recipe.size, partial=SHARE, **opened)
+                new = pd.concat([rows_of(result, cut, start) for result in missing])
+                same = ["dataset", "profile", "start", "recipe", "distance", "seed"]
+                table = pd.concat([table, new]).drop_duplicates(same, keep="last").sort_values(same)
+                atomic_write(FILE, lambda file, table=table: table.to_csv(file, index=False))
+                print(new.to_string(index=False, header=False), flush=True)
+
+
+if __name__ == "__main__":
+    main()

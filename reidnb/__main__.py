@@ -23,6 +23,7 @@ KEPT = (
     "datasets",
     "runs",
     "embeddings",
+    "pseudo",
     "styles",
     "figures",
     "pretraining",

@@ -20,17 +20,27 @@ from reidnb.methods import (
     Branches,
     Contrastive,
     CopiesIdentity,
+    GeneratedPictures,
     Identity,
     ImprovedTriplet,
+    LatentParts,
     LocalTriHard,
+    Matching,
+    Mined,
     Mutual,
+    NobodyIdentity,
     PartIdentity,
+    PoseParts,
+    PoseStreams,
     Quadruplet,
+    Remembered,
+    ReweightedIdentity,
     Stripes,
     TargetStyles,
     TrainingCopies,
     TriHard,
     Triplet,
+    UnitLength,
     Verification,
 )
 from reidnb.methods.parts import all_parts, needed
@@ -196,6 +206,7 @@ class Recipe:
 # A metric loss alone trains the features before the neck. The rate, one for all but MSML, was chosen on
 # synthetic_validation with one seed among 3e-4, 1e-3 and 3e-3; batches, margins and weights stand from the first start.
 ALONE = {"compare": "features"}
+UNIT = ALONE | {"heads": (UnitLength(),)}  # the loss acts on features of unit length
 IDE, BASELINE = (Identity(),), (Identity(), TriHard())
 HPLF, ALIGNED = (Identity(), LocalTriHard("rigid")), (Identity(), LocalTriHard("aligned"))
 STRIPES = {"heads": (Stripes(8, width=128),)}
@@ -206,10 +217,12 @@ BRANCH_IDE = Identity(on="branch_logits")
 DIRECT = (BRANCH_IDE, TriHard(margin=0.5, weight=0.3, on="branch_features"))
 STYLE, DOMAIN = (BRANCH_IDE, AdaptedTriHard("style")), (BRANCH_IDE, AdaptedTriHard("domain"))
 LSTM = UDA | {"heads": (Branches("lstm"),), "losses": DOMAIN, "extra": TargetStyles()}
+STREAMS = {"compare": "whole_embedding"}  # whole and parts have necks of their own
 X = {"model": "small_xception"}
 MC = {"peer": "small_xception", "class_mutual": 1.0}  # classification mutual loss
 MM = MC | {"metric_mutual": 0.1}  # and metric mutual loss
 EQUAL = MM | {"peer": "small"}
+LSRO = (Identity(), NobodyIdentity())
 
 RECIPES = {
     r.name: r
@@ -233,6 +246,9 @@ RECIPES = {
         Recipe("quadruplet", "Quadruplet", losses=(Quadruplet(),), **ALONE),
         Recipe("trihard", "TriHard", losses=(TriHard(),), **ALONE),
         Recipe("msml", "MSML", losses=(MSML(),), p=4, **ALONE | {"lr": 1e-3}),
+        Recipe("triplet_unit", "Triplet, unit length", losses=(Triplet(on="unit"),), **UNIT),
+        Recipe("quadruplet_unit", "Quadruplet, unit length", losses=(Quadruplet(on="unit"),), **UNIT),
+        Recipe("trihard_unit", "TriHard, unit length", losses=(TriHard(on="unit"),), **UNIT),
         Recipe("ide_contrastive", "Identification + contrastive", losses=(Identity(), Contrastive())),
         Recipe("ide_triplet", "Identification + triplet", losses=(Identity(), Triplet())),
         Recipe(
@@ -242,6 +258,15 @@ RECIPES = {
         ),
         Recipe("ide_quadruplet", "Identification + quadruplet", losses=(Identity(), Quadruplet())),
         Recipe("ide_msml", "Identification + MSML", losses=(Identity(), MSML()), p=4),
+        # notebook 02: a ladder of sampling; its other rungs are triplet, trihard and msml
+        Recipe("mined_random", "Triplets at random", losses=(Mined("random"),), **ALONE),
+        Recipe("mined_above_zero", "All triplets above zero", losses=(Mined("above_zero"),), **ALONE),
+        Recipe("mined_semi_hard", "Semi-hard triplets", losses=(Mined("semi_hard"),), **ALONE),
+        Recipe("mined_distance", "Distance-weighted triplets", losses=(Mined("distance"),), **ALONE),
+        Recipe("memory", "The hardest of 1,024 images gone by", losses=(Remembered("hard"),), **ALONE),
+        Recipe("memory_above_zero", "A memory, all above zero", losses=(Remembered("above_zero"),), **ALONE),
+        Recipe("ide_memory", "Identification + memory", losses=(Identity(), Remembered("hard"))),
+        Recipe("ide_matching", "Identification + matching, mined", losses=(Identity(), Matching()), flip_test=False),
         # notebook 03
         Recipe("hplf", "HPLF: the baseline + rigid stripes", losses=HPLF, **STRIPES),
         Recipe(
@@ -274,6 +299,12 @@ RECIPES = {
         ),
         # notebook 04
         Recipe("apr", "APR: identification + attributes", losses=(Identity(), Attributes())),
+        Recipe(
+            "apr_reweighted",
+            "APR with its re-weighting module",
+            losses=(Attributes(), ReweightedIdentity()),
+            compare="reweighted",
+        ),
         Recipe("apr_focal", "APR with focal loss", losses=(Identity(), Attributes("focal"))),
         Recipe("alfo", "ALFO: six overlapping stripes vote", losses=(Identity(), Attributes("focal", parts=6))),
         Recipe(
@@ -300,6 +331,12 @@ RECIPES = {
         ),
         # notebook 06
         Recipe("aligned", "AlignedReID: the baseline + aligned stripes", losses=ALIGNED, **STRIPES),
+        Recipe(
+            "aligned_alone",
+            "AlignedReID without identification",
+            losses=(LocalTriHard("aligned"),),
+            **STRIPES | ALONE,
+        ),
         Recipe("baseline_x", "The baseline in its Xception form", losses=BASELINE, **X),
         Recipe("aligned_x", "AlignedReID in its Xception form", losses=ALIGNED, **X | STRIPES),
         Recipe("baseline_mc", "The baseline + MC", losses=(Mutual(BASELINE, **MC),)),
@@ -307,6 +344,34 @@ RECIPES = {
         Recipe("baseline_mm_equal", "The baseline + MC + MM, two equal students", losses=(Mutual(BASELINE, **EQUAL),)),
         Recipe("aligned_mc", "AlignedReID + MC", losses=(Mutual(ALIGNED, **MC),), **STRIPES),
         Recipe("aligned_mm", "AlignedReID + MC + MM", losses=(Mutual(ALIGNED, **MM),), **STRIPES),
+        # notebook 09
+        Recipe("glad", "GLAD: head, upper, lower, whole", losses=(PoseStreams(3),), extra=PoseParts("glad"), **STREAMS),
+        Recipe(
+            "posebox",
+            "PoseBox: the whole and an upright body",
+            losses=(PoseStreams(1),),
+            extra=PoseParts("posebox3"),
+            **STREAMS,
+        ),
+        Recipe("stn_parts", "Latent parts by a spatial transformer", losses=(Identity(), LatentParts())),
+        # notebook 11
+        Recipe("lsro", "LSRO: identification + DCGAN's pictures of nobody", losses=LSRO, extra=GeneratedPictures()),
+        Recipe(
+            "lsro_all_in_one",
+            "All in one: DCGAN's pictures as one class more",
+            losses=(Identity(), NobodyIdentity("one_more")),
+            extra=GeneratedPictures(),
+        ),
+        Recipe(
+            "lsro_pseudo",
+            "Pseudo labels: DCGAN's pictures as whoever they look like",
+            losses=(Identity(), NobodyIdentity("predicted")),
+            extra=GeneratedPictures(),
+        ),
+        Recipe("lsro_noise", "LSRO with images of noise", losses=LSRO, extra=GeneratedPictures(painter="noise")),
+        Recipe(
+            "lsro_strangers", "LSRO with drawn strangers", losses=LSRO, extra=GeneratedPictures(painter="strangers")
+        ),
     )
 }
 

@@ -23,7 +23,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 FLOORS = """
     __main__
     notebook
-    pretraining copies causes yours export
+    pretraining copies causes clustering yours export
     experiments
     ledger
     verdicts
@@ -32,7 +32,7 @@ FLOORS = """
     methods failures
     generators
     training
-    inference
+    inference video
     network
     models
     runtime

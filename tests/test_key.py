@@ -47,6 +47,9 @@ OTHER = {
     "question": "hat", "blind_start": False, "adapt": "style", "fake_labels": "own", "target_p": 3, "copies": 2,
     "styles": "truth", "fakes": 0.25, "branches": "parts", "dropout": 0.25, "inner": (Identity(weight=0.125),),
     "norm": False, "unit": False, "peer": "resnet18", "class_mutual": 0.5, "metric_mutual": 0.5, "zero_gradient": False,
+    "boxes": "posebox1", "points": "mean", "keypoint_noise": 1.0, "prior": 0.5, "start": "random",
+    "choose": "all", "last": 7, "pairs_by": "all", "cells": 3, "reach": 2, "top": 5,
+    "generated": 7, "painter": "noise", "nobody_labels": "one_more",
 }  # fmt: skip
 
 SECOND = {"heads": (methods.Stripes(3),), "extra": methods.TrainingCopies()}  # where it is that already

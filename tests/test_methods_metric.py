@@ -7,7 +7,7 @@ import torch
 from toys import EIGHT, LABELS, TOY, apart, check, hardest, mean_hinge, terms_of, tiny_output
 
 from reidnb import losses
-from reidnb.methods import MSML, Contrastive, ImprovedTriplet, Quadruplet, TriHard, Triplet
+from reidnb.methods import MSML, Contrastive, ImprovedTriplet, Quadruplet, TriHard, Triplet, UnitLength
 from reidnb.methods.metric import over_branches
 from reidnb.network import Output
 from reidnb.recipes import recipe
@@ -63,3 +63,28 @@ def test_trihard_by_hand():
     chosen = hardest(apart(output))
     check(output, recipe("trihard"), {"trihard": mean_hinge(apart(output), chosen)})
     check(output, recipe("trihard", margin=0.6, weight=2.0), {"trihard": 2 * mean_hinge(apart(output), chosen, 0.6)})
+
+
+def test_at_unit_length_a_loss_sees_what_the_test_compares():
+    plan = replace(TOY, heads=(UnitLength(),), losses=(Triplet(0.3, on="unit"),))
+    output = tiny_output(1)
+    output.update(UnitLength().build(2, {})(output))
+    unit = torch.stack([row / row.norm() for row in output.features])
+    torch.testing.assert_close(output.unit, unit)
+    (found,) = terms_of(plan, output).values()
+    torch.testing.assert_close(found, losses.triplet_loss(unit, LABELS, 0.3))
+    zeros = UnitLength("embedding").build(2, {})(Output(features=torch.ones(2, 3), embedding=torch.zeros(2, 3)))
+    assert not zeros["unit"].any()
+    with pytest.raises(ValueError, match="needs 'unit', which no head gives"):
+        replace(plan, heads=())
+
+
+def test_the_gradient_through_unit_length_is_at_right_angles_and_shorter_for_longer_features():
+    def slope(x):
+        x = x.detach().clone().requires_grad_()
+        unit = UnitLength().build(2, {})(Output(features=x))["unit"]
+        return torch.autograd.grad(losses.triplet_loss(unit, LABELS, 0.3), x)[0]
+
+    x = tiny_output(1).features.double()
+    assert slope(x).norm() > 0.01 and (slope(x) * x).sum(1).abs().max() < 1e-9
+    torch.testing.assert_close(slope(3 * x), slope(x) / 3)

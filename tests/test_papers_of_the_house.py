@@ -30,7 +30,11 @@ def row(text, head):
 
 
 def test_every_shipped_weight_has_a_line_in_a_card():
-    for name, folder in (("backbones", "models"), ("styles", "generators/shipped")):
+    for name, folder in (
+        ("backbones", "models"),
+        ("styles", "generators/shipped"),
+        ("generated", "generators/shipped/chapter11"),
+    ):
         shipped = {path.name for path in (ROOT / "reidnb" / folder).glob("*.safetensors")}
         assert shipped == set(re.findall(r"^\| `([\w-]+\.safetensors)`", card(name), re.MULTILINE))
 
@@ -70,6 +74,16 @@ def test_counts_of_parameters():
     for painter in painters:
         assert row(card("styles"), f"`{painter.path.name}")[1] == f"{painter.plan.reconstruction:g}"
         assert f"{painter.plan.steps} steps" in " ".join(card("styles").split())
+
+
+def test_what_the_card_of_generated_people_says():
+    from reidnb.generators import DCGAN, PTGAN, Mover, NoiseGenerator
+
+    text = card("generated")
+    for net, plan, name in ((NoiseGenerator(), DCGAN(), "dcgan"), (Mover(), PTGAN(), "ptgan")):
+        line = next(line for line in text.splitlines() if line.startswith(f"| `{name}-"))
+        cells = [cell.strip() for cell in line.strip("| ").split("|")]
+        assert cells[2:] == [f"{sum(p.numel() for p in net.parameters()):,}", str(plan.steps)]
 
 
 def test_what_the_card_of_styles_says_of_its_table():

@@ -155,6 +155,37 @@ def test_a_film_keeps_its_frames_in_one_frame_of_reference():
         plots.filmstrip(points, labels, np.full((6, 6), np.nan), frames, [0, 50])
 
 
+def test_a_scale_bar_is_as_long_as_it_says():
+    points = np.array([[0.0, 0], [2, 0], [0, 1]])
+    for where, length in ((points, 0.3), (0.1 * points, 0.3)):  # within the cloud, and longer than all of it
+        _, ax = plt.subplots()
+        plots.forces(ax, where, [0, 0, 1], np.zeros((3, 3)), bar=length)
+        ((x, y),) = [line.get_data() for line in ax.lines]
+        assert x[1] - x[0] == pytest.approx(length) and y[0] == y[1] < 0
+        assert [text.get_text() for text in ax.texts] == ["0.3"]
+    frames = [(points, [0, 0, 1])] * 2
+    axes = plots.filmstrip(points, [0, 0, 1], np.zeros((3, 3)), frames, [0, 9], bar=0.5).axes
+    assert [np.ptp(ax.lines[-1].get_xdata()) for ax in axes] == pytest.approx([0.5] * 3)
+
+
+def test_weights_stand_over_their_distances_as_shares_of_the_largest_pull_and_push():
+    far, weights, same = np.arange(5.0), np.array([2.0, 4, 0, -1, -0.5]), np.array([1, 1, 0, 0, 0], bool)
+    figure = plots.weights_by_distance({"a loss": (far, weights, same), "silent": (far, 0 * far, same)}, columns=3)
+    ax, silent, hidden = figure.axes
+    grey, push, pull = (c.get_offsets().data for c in ax.collections[:3])
+    np.testing.assert_allclose(pull, [[0, 0.5], [1, 1]])
+    np.testing.assert_allclose(push, [[3, -1], [4, -0.5]])
+    np.testing.assert_allclose(grey, [[2, 0]])
+    assert len(silent.collections[0].get_offsets()) == 5 and not hidden.get_visible()
+    assert ax.get_title() == "a loss"
+    said = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert said == ["one person", "two people", "no weight"]
+    with pytest.raises(ValueError, match="panels must be a dict"):
+        plots.weights_by_distance({})
+    with pytest.raises(ValueError, match=r"weights of a loss must have the shape \(5\)"):
+        plots.weights_by_distance({"a loss": (far, weights[:4], same)})
+
+
 # ------------------------------------------------------------------------------------------------------------- stripes
 
 

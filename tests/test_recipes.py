@@ -235,15 +235,18 @@ def test_ones_own_parts_and_a_list_of_them():
 def test_what_a_recipe_needs():
     found = {name: (r.needs_pairs, r.needs_target, r.needs_cameras, r.needs_attributes) for name, r in RECIPES.items()}
     pairs, target, cameras, attributes = ({name for name, needs in found.items() if needs[i]} for i in range(4))
-    assert target == {"camera_style", "domain", "domain_lstm", "lstm_uda"} == cameras - {"camstyle"}
+    nobody = {name for name in RECIPES if name.startswith("lsro")}
+    posed = {"posebox", "glad"}
+    assert target == {"camera_style", "domain", "domain_lstm", "lstm_uda"} == cameras - {"camstyle", *posed} - nobody
     alfos = {"alfo", "alfo_printed", "alfo_no_focal", "alfo_local"}
     assert attributes == {"apr", "apr_focal", "deepmar", "deepsar"} | alfos
     plain = {"untrained", "untrained_drawn", "ide", "ide_scratch", "pcb", "pcb_printed", "camstyle"} | attributes
-    plain |= {"colour_histogram", "lomo"}
+    plain |= {"colour_histogram", "lomo", "stn_parts"} | nobody | posed
     assert pairs == set(RECIPES) - plain
     assert {name for name, r in RECIPES.items() if not r.learns} == {"colour_histogram", "lomo"}
     unclassified = {"verification", "contrastive", "triplet", "improved_triplet", "quadruplet", "trihard", "msml"}
     unclassified |= {"pcb", "pcb_printed", "alfo_local", "deepmar", "deepsar", "colour_histogram", "lomo"}
+    unclassified |= posed
     branched = {"direct", "camera_style", "domain", "domain_lstm", "lstm_uda"}
     assert {name for name, r in RECIPES.items() if not r.classifies} == unclassified | branched
     assert replace(RECIPES["ide"], fresh_norm=True).needs_target
@@ -303,7 +306,7 @@ def test_what_a_profile_changes(name):
     """Nothing else: whatever is not said here is the recipe's own."""
     plan, scratch = RECIPES[name], name.endswith("_scratch")
     settings = {"quick": {}, "full": {}, "laptop": {"size": (64, 32), "epochs": 12, "warmup": 1.0}}
-    own = LSTM_PAPER if plan.extra is not None and name != "camstyle" or name == "direct" else {}
+    own = LSTM_PAPER if plan.needs_target or name == "direct" else {}
     settings["photo"] = PHOTO | {"model": "lite0"}
     settings["paper"] = PAPER | own | {"model": plan.model.replace("small", "resnet50")}
     if scratch:

@@ -5,6 +5,7 @@ A run is a recipe's name and what is changed in it. The curves of the notebooks 
 
 BCE = {"focal_gamma": 0.0, "focal_alpha": None}  # what is left of the focal loss is binary cross-entropy
 
+RULES = ("random", "above_zero", "semi_hard", "distance")  # of notebook 02's ladder
 STRIPED = ("ide", "baseline", "hplf", "aligned", "pcb")  # stripes, and what they are compared with
 
 # Runs beside the recipes, on the built-in world under "full".
@@ -16,8 +17,16 @@ VARIATIONS = (
     *(("msml", changes) for changes in ({"p": 16, "lr": 3e-3}, {"p": 16}, {"lr": 3e-3})),
     *((name, {"lr": 1e-3}) for name in ("ide", "baseline", "trihard", "triplet", "contrastive")),
     *(("improved_triplet", {"pull": pull}) for pull in (0.1, 1.0)),
+    # and the batch, crossed with the rate; the race from random weights
+    *((name, {"p": 4}) for name in ("ide", "baseline", "triplet", "contrastive")),
+    *(("ide_msml", {"p": 16}), ("msml", {"lr": 3e-4}), ("triplet", {"p": 8})),
+    *((name, {"weights": None}) for name in ("contrastive", "triplet", "improved_triplet", "quadruplet")),
+    *((name, {"weights": None}) for name in ("trihard", "msml")),
     # notebook 02: wrong labels, P x K, margins
     *((name, {"label_noise": noise}) for name in ("triplet", "trihard", "msml", "ide") for noise in (0.1, 0.2)),
+    *((f"mined_{rule}", {"label_noise": noise}) for rule in RULES for noise in (0.1, 0.2)),
+    *(("memory", {"label_noise": 0.2}), *((f"mined_{rule}", {"epochs": 18}) for rule in RULES)),
+    *(("ide_matching", {"pairs_by": how}) for how in ("random", "mixed")),
     *(("trihard", shape) for shape in ({"p": 4}, {"p": 8}, {"p": 32}, {"p": 32, "k": 2}, {"p": 8, "k": 8})),
     *(("trihard", {"margin": margin}) for margin in (0.1, 1.0, None)),
     *((name, {"epochs": 18}) for name in ("trihard", "triplet", "baseline", "ide")),
@@ -48,13 +57,34 @@ VARIATIONS = (
     *(("apr_focal", {"attribute_imbalance": dial, **loss}) for dial in (0.0, 2.0) for loss in ({}, BCE)),
     ("alfo", {"vote": "mean", "attribute_imbalance": 0.0}),
     *((name, {"train_identities": 480, "epochs": 3}) for name in ("ide", "apr", "deepmar")),
+    # the weight of the attribute loss; six times as many people, longer training
+    *(("apr", {"attribute_weight": weight}) for weight in (0.1, 3.0, 12.0)),
+    *((name, {"train_identities": 1440, "epochs": 1}) for name in ("ide", "apr", "deepmar")),
+    *(("deepmar", change) for change in ({"train_identities": 720, "epochs": 2}, {"epochs": 24})),
     # notebook 05: the dial
     *(("baseline", {"camera_bias": dial}) for dial in (0.0, 2.0)),
     # notebook 06: mining, zero gradient
     *(("aligned", {"mining": distance}) for distance in ("local", "both")),
     ("aligned_mm", {"zero_gradient": False}),
+    # stripes of unit length or not, with identification or not, from each start
+    *((name, {"unit": False, "weights": start}) for name in ("aligned", "aligned_alone") for start in ("drawn", None)),
+    *(("aligned_alone", {"weights": start}) for start in ("drawn", None)),
+    *((name, {"unit": False}) for name in ("aligned", "aligned_alone")),
+    # notebook 09: pose parts, which no list of plain recipes has; where the points come from, and what spoils them
+    *((name, {}) for name in ("posebox", "glad")),
+    *((name, {"points": "mean"}) for name in ("posebox", "glad")),
+    *(("posebox", changes) for changes in ({"points": "network"}, {"boxes": "posebox1"}, {"boxes": "posebox2"})),
+    *(("posebox", {"keypoint_noise": noise}) for noise in (0.5, 1.0, 2.0)),
+    # latent parts without their prior; the dials
+    *(("stn_parts", changes) for changes in ({"prior": 0.0}, {"start": "random"}, {"prior": 0.0, "start": "random"})),
+    *((name, {"misalignment": dial}) for name in ("posebox", "glad", "stn_parts") for dial in (0.0, 2.0)),
+    *(("posebox", {"misalignment": dial, "points": "mean"}) for dial in (0.0, 2.0)),
+    *((name, {"occlusion": dial}) for name in ("ide", "posebox") for dial in (0.0, 2.0)),
     # notebook 07: fewer values, by a trained layer
     *(("baseline", {"width": width}) for width in (128, 32, 8)),
+    # notebook 11: pictures of nobody, and how many
+    *((name, {}) for name in ("lsro", "lsro_all_in_one", "lsro_pseudo", "lsro_noise", "lsro_strangers")),
+    *(("lsro", {"generated": count}) for count in (400, 6400)),
 )
 
 # Supervised runs on winter, notebook 05: copies, and what they are told to be.

@@ -22,10 +22,16 @@ A reader's own part lives in a notebook cell, and is used like these: see the ex
 
 from reidnb.methods.adaptation import AdaptedTriHard, Branches, CopiesIdentity, TargetStyles, TrainingCopies
 from reidnb.methods.attributes import Attributes, overlapping_pooling, stripe_edges
+from reidnb.methods.generated import GeneratedPictures, NobodyIdentity, nobodies
 from reidnb.methods.identification import Identity, Verification
+from reidnb.methods.latent_parts import LatentParts
 from reidnb.methods.metric import MSML, Contrastive, ImprovedTriplet, Quadruplet, TriHard, Triplet
+from reidnb.methods.mining import Matching, Mined, Remembered, choose_triplets
 from reidnb.methods.mutual import Mutual
+from reidnb.methods.pose_parts import PoseParts, PoseStreams
+from reidnb.methods.reweighting import ReweightedIdentity
 from reidnb.methods.stripes import LocalTriHard, PartIdentity, Stripes, horizontal_pooling
+from reidnb.methods.unit import UnitLength
 
 __all__ = [
     "MSML",
@@ -34,19 +40,31 @@ __all__ = [
     "Branches",
     "Contrastive",
     "CopiesIdentity",
+    "GeneratedPictures",
     "Identity",
     "ImprovedTriplet",
+    "LatentParts",
     "LocalTriHard",
+    "Matching",
+    "Mined",
     "Mutual",
+    "NobodyIdentity",
     "PartIdentity",
+    "PoseParts",
+    "PoseStreams",
     "Quadruplet",
+    "Remembered",
+    "ReweightedIdentity",
     "Stripes",
     "TargetStyles",
     "TrainingCopies",
     "TriHard",
     "Triplet",
+    "UnitLength",
     "Verification",
+    "choose_triplets",
     "horizontal_pooling",
+    "nobodies",
     "overlapping_pooling",
     "stripe_edges",
 ]

@@ -105,12 +105,12 @@ def domain_maps(maps, domains, names=("source", "target"), titles=None) -> Figur
     return figure
 
 
-def forces(ax, points, labels, slopes, title: str = "") -> None:
+def forces(ax, points, labels, slopes, title: str = "", bar: float | None = None) -> None:
     """What a loss does to points in the plane. points (N, 2), labels (N,); slopes (N, N): the loss's derivative by
     each pair's distance.
 
     A green line pulls its two points together and a red dashed one pushes them apart, as thick as the loss insists;
-    arrows show where each point goes in sum.
+    arrows show where each point goes in sum. `bar`: a length, the loss's margin say, that is drawn below as a scale.
     """
     points = finite(points, "points", (len(labels), 2))
     slopes = finite(slopes, "slopes", (len(points), len(points)))
@@ -132,17 +132,21 @@ def forces(ax, points, labels, slopes, title: str = "") -> None:
         ax.update_datalim(points + moves)  # an arrow may leave the cloud of points
     _identities(ax, points, labels)
     ax.set_title(title, fontsize=9)
+    if bar is not None:
+        _scale_bar(ax, bar, points)
 
 
-def filmstrip(points, labels, slopes, frames, steps) -> Figure:
+def filmstrip(points, labels, slopes, frames, steps, bar: float | None = None) -> Figure:
     """A row of pictures: the forces on some points, then what a network's plane looks like while the loss trains it.
 
-    points, labels, slopes as in `forces`; frames: a list of (points (M, 2), labels (M,)), one for each of `steps`.
+    points, labels, slopes and `bar`, a scale in each picture, as in `forces`; frames: a list of (points (M, 2), labels
+    (M,)), one for each of `steps`.
     """
     if not len(frames) or len(frames) != len(steps):
         raise ValueError(f"{len(frames)} frames for {len(steps)} steps: there must be one for each")
-    figure, axes = plt.subplots(1, len(frames) + 1, figsize=(2 * len(frames) + 2.2, 2.25))
-    forces(axes[0], points, labels, slopes, "forces")
+    widths = {"width_ratios": [1.4, *[1] * len(frames)]}
+    figure, axes = plt.subplots(1, len(frames) + 1, figsize=(1.9 * len(frames) + 2.9, 2.7), gridspec_kw=widths)
+    forces(axes[0], points, labels, slopes, "forces: green pulls, red pushes", bar)
     where = [finite(points, "points of a frame", (len(who), 2)) for points, who in frames]
     centred = [points - points.mean(0) for points in where]
     reach = 1.1 * max(np.abs(points).max() for points in centred) or 1.0  # collapsed: all in one place
@@ -150,8 +154,58 @@ def filmstrip(points, labels, slopes, frames, steps) -> Figure:
         _identities(ax, points, who, size=20)
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach))
         ax.set_title(f"step {step}", fontsize=9)
+        if bar is not None:
+            _scale_bar(ax, bar, np.array([[-reach, -reach], [reach, reach]]))
     figure.tight_layout(pad=0.4)
     return figure
+
+
+def weights_by_distance(panels: dict, columns: int = 5, xlabel: str = "distance") -> Figure:
+    """A loss as its weight, the derivative by a pair's distance, against that distance, a panel a loss.
+
+    panels: dict of a title -> (distances (M,), weights (M,), same (M,), true for pairs of one person). Above zero pairs
+    are pulled, below it pushed, each as a share of the panel's largest, since there are so many more to push.
+    Pairs without a weight are grey.
+    """
+    if not isinstance(panels, dict) or not panels:
+        raise ValueError(f"panels must be a dict with something in it, got {panels!r:.80}")
+    rows = -(-len(panels) // columns)
+    shape = {"figsize": (2.3 * columns + 0.5, 2.25 * rows + 0.6), "sharex": True, "sharey": True, "squeeze": False}
+    figure, axes = plt.subplots(rows, columns, **shape)
+    for ax, (title, (distances, weights, same)) in zip(axes.flat, panels.items()):
+        distances = finite(distances, f"distances of {title}", (None,))
+        weights = finite(weights, f"weights of {title}", (len(distances),))
+        largest = np.where(weights > 0, weights.max(), -weights.min())
+        weights, same = weights / np.where(largest > 0, largest, 1.0), np.asarray(same, bool)
+        silent = np.abs(weights) < 1e-6
+        ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+        ax.scatter(distances[silent], weights[silent], s=4, color=GREY, alpha=0.3, linewidths=0)
+        for chosen, colour, marker in ((~same, RED, "x"), (same, GREEN, "o")):
+            some, look = chosen & ~silent, {"linewidths": 0.7 if marker == "x" else 0}
+            ax.scatter(distances[some], weights[some], s=14, color=colour, marker=marker, alpha=0.6, **look)
+        ax.set_title(title, fontsize=9)
+        ax.set(ylim=(-1.12, 1.12), yticks=[-1, 0, 1])
+    for ax in axes.flat[len(panels) :]:
+        ax.set_visible(False)
+    for ax in axes[-1]:
+        ax.set_xlabel(xlabel, fontsize=9)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("push      pull", fontsize=9)
+    for colour, marker, words in ((GREEN, "o", "one person"), (RED, "x", "two people"), (GREY, "o", "no weight")):
+        axes[0, 0].scatter([], [], s=18, color=colour, marker=marker, label=words)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper right", ncols=3, fontsize=9, frameon=False)
+    figure.tight_layout(rect=(0, 0, 1, 0.95))
+    return figure
+
+
+def _scale_bar(ax, length, points):
+    """A bar as long as `length` below points, with its length as words."""
+    low, high = points.min(0), points.max(0)
+    y = low[1] - 0.14 * np.ptp(points, axis=0).max()
+    start = low[0] if high[0] - low[0] > length else (low[0] + high[0] - length) / 2
+    ax.plot([start, start + length], [y, y], color="black", linewidth=2.2, solid_capstyle="butt", clip_on=False)
+    near = {"textcoords": "offset points", "fontsize": 7.5, "ha": "left", "va": "center", "annotation_clip": False}
+    ax.annotate(f"{length:g}", (start + length, y), (4, 0), **near)
 
 
 def _identities(ax, points, labels, size=34):

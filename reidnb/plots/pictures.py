@@ -172,7 +172,7 @@ def style_grid(images, camids, rows, row_labels=None, height: float = 1.3) -> Fi
             real = ["real" if c == camid and not k else "" for c in range(cameras)]
             titles.append([" ".join(filter(None, pair)) for pair in zip(names, real)])
     labels = None if row_labels is None else [*row_labels] * len(images)
-    return picture_grid(cells, titles, frames, labels, height)
+    return picture_grid(cells, titles, frames, labels, height, pads=(0.1, 0.7))
 
 
 def attribute_cards(images, cards, titles=None) -> Figure:

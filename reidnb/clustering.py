@@ -27,8 +27,9 @@ from reidnb.inference import embed
 from reidnb.methods.adaptation import target_of
 from reidnb.network import ReIDModel
 from reidnb.recipes import Recipe, recipe
-from reidnb.result import Result, code_digest, source_of, to_plain
+from reidnb.result import Result, to_plain
 from reidnb.runtime import choose_device, precision
+from reidnb.sources import code_digest, source_of
 from reidnb.training import train
 from reidnb.values import Count, Within, value
 

@@ -14,7 +14,16 @@ from reidnb import evaluation
 from reidnb.batches import Augmentation
 from reidnb.datasets import ReIDDataset, Split, open_dataset, true_styles
 from reidnb.experiments import run
-from reidnb.generators import StarGAN, load_or_train_generator, restyle, shipped_painters
+from reidnb.generators import (
+    PTGAN,
+    StarGAN,
+    keeping,
+    load_or_train_dcgan,
+    load_or_train_generator,
+    load_or_train_ptgan,
+    restyle,
+    shipped_painters,
+)
 from reidnb.generators.styles import PAINTED, SHIPPED
 from reidnb.inference import embed
 from reidnb.network import ReIDModel, build_model
@@ -99,3 +108,18 @@ def ship_generators(device=None) -> None:
         if painter.path.parent != SHIPPED:
             SHIPPED.mkdir(exist_ok=True)
             shutil.copy(painter.path, SHIPPED / f"{name}-{reconstruction:g}.safetensors")
+
+
+def ship_people(device=None) -> None:
+    """Train the generators of notebook 11 that ship with the package, where they are not there."""
+    place, summer, winter = keeping.SHIPPED, "synthetic_summer", "synthetic_winter"
+    source, target = (open_dataset(name, size=(64, 32)).train for name in (summer, winter))
+    nobody = load_or_train_dcgan(open_dataset("synthetic", size=(64, 32)).train, "synthetic", device=device)
+    found = {"dcgan-synthetic": nobody}
+    for weight in keeping.PERSON:
+        plan, name = PTGAN(person=weight), f"ptgan-summer-to-winter-{weight:g}"
+        found[name] = load_or_train_ptgan(source, target, f"{summer}->{winter}", plan=plan, device=device)
+    for name, kept in found.items():
+        if kept.path.parent != place:
+            place.mkdir(parents=True, exist_ok=True)
+            shutil.copy(kept.path, place / f"{name}.safetensors")

@@ -13,39 +13,22 @@ from typing import Annotated, Any, Literal
 
 from reidnb.batches import Augmentation
 from reidnb.descriptors import DESCRIPTORS
-from reidnb.methods import (
-    MSML,
-    AdaptedTriHard,
-    Attributes,
-    Branches,
-    Contrastive,
-    CopiesIdentity,
-    GeneratedPictures,
-    Identity,
-    ImprovedTriplet,
-    LatentParts,
-    LocalTriHard,
-    Matching,
-    Mined,
-    Mutual,
-    NobodyIdentity,
-    PartIdentity,
-    PoseParts,
-    PoseStreams,
-    Quadruplet,
-    Remembered,
-    ReweightedIdentity,
-    Stripes,
-    TargetStyles,
-    TrainingCopies,
-    TriHard,
-    Triplet,
-    UnitLength,
-    Verification,
-)
+from reidnb.methods.adaptation import AdaptedTriHard, Branches, CopiesIdentity, TargetStyles, TrainingCopies
+from reidnb.methods.attributes import Attributes
+from reidnb.methods.generated import GeneratedPictures, NobodyIdentity
+from reidnb.methods.identification import Identity, Verification
+from reidnb.methods.latent_parts import LatentParts
+from reidnb.methods.metric import MSML, Contrastive, ImprovedTriplet, Quadruplet, TriHard, Triplet
+from reidnb.methods.mining import Matching, Mined, Remembered
+from reidnb.methods.mutual import Mutual
 from reidnb.methods.parts import all_parts, needed
+from reidnb.methods.pose_parts import PoseParts, PoseStreams
+from reidnb.methods.reweighting import ReweightedIdentity
+from reidnb.methods.stripes import LocalTriHard, PartIdentity, Stripes
+from reidnb.methods.unit import UnitLength
 from reidnb.models import BACKBONES
 from reidnb.network import GIVEN, PAIRWISE, ReIDModel, build_model
+from reidnb.profiles import DESCRIBED, OWN, PROFILES, SCRATCH
 from reidnb.training import HISTORY
 from reidnb.values import (
     Count,
@@ -332,10 +315,7 @@ RECIPES = {
         # notebook 06
         Recipe("aligned", "AlignedReID: the baseline + aligned stripes", losses=ALIGNED, **STRIPES),
         Recipe(
-            "aligned_alone",
-            "AlignedReID without identification",
-            losses=(LocalTriHard("aligned"),),
-            **STRIPES | ALONE,
+            "aligned_alone", "AlignedReID without identification", losses=(LocalTriHard("aligned"),), **STRIPES | ALONE
         ),
         Recipe("baseline_x", "The baseline in its Xception form", losses=BASELINE, **X),
         Recipe("aligned_x", "AlignedReID in its Xception form", losses=ALIGNED, **X | STRIPES),
@@ -374,52 +354,6 @@ RECIPES = {
         ),
     )
 }
-
-# What a profile changes in every recipe; SCRATCH adds to it where the start is random.
-PROFILES = {
-    "quick": {},
-    "full": {},
-    "laptop": {"size": (64, 32), "epochs": 12, "warmup": 1.0},
-    "photo": {
-        "model": "lite0",
-        "weights": "imagenet",
-        "size": (128, 64),
-        "epochs": 20,
-        "lr": 1.5e-3,
-        "weight_decay": 0.4,
-    },
-    "paper": {
-        "model": "resnet50",
-        "weights": "imagenet",
-        "size": (256, 128),
-        "epochs": 120,
-        "optimizer": "adam",
-        "lr": 3.5e-4,
-        "weight_decay": 5e-4,
-        "warmup": 10.0,
-        "schedule": "step",
-        "steps": (40, 70),
-        "augmentation": Augmentation(),
-    },
-}
-SCRATCH = {
-    "photo": {"weights": None, "lr": 3e-3},
-    "paper": {"weights": None, "epochs": 300, "schedule": "cosine"},
-}
-DESCRIBED = dict.fromkeys(
-    ("photo", "paper"), {"size": (128, 64)}
-)  # what is computed, not learned, changes under a profile
-# The LSTM paper's own settings, section 3.2, under "paper"; it does not say how its rate falls.
-LSTM_PAPER = {
-    "epochs": 30,
-    "lr": 3e-4,
-    "warmup": 0.0,
-    "steps": (20,),
-    "smoothing": 0.0,
-    "augmentation": Augmentation(pad=0.0, erase=0.0, crop=0.64),
-    "flip_test": False,
-}
-OWN = {"paper": dict.fromkeys(("direct", "camera_style", "domain", "domain_lstm", "lstm_uda"), LSTM_PAPER)}
 
 
 def recipe(name: str | Recipe, /, profile: str = "quick", **changes: Any) -> Recipe:

@@ -4,17 +4,12 @@ The key is made of everything that numbers depend on: the recipe's every field, 
 the dataset's content, the seed, device and precision, starting weights, the package's own code and torch's version.
 """
 
-import ast
 import contextlib
 import dataclasses
-import dis
-import functools
 import importlib
-import inspect
 import json
 import logging
 import sys
-import textwrap
 import types
 import zipfile
 from collections.abc import Iterator
@@ -35,15 +30,9 @@ from reidnb.models import weights_fingerprint
 from reidnb.network import ReIDModel
 from reidnb.recipes import Recipe
 from reidnb.runtime import precision
+from reidnb.sources import code_digest, source_of
 
 FORMAT = 2  # of the file; one of another number is older (or newer), and is left alone
-PACKAGE = Path(__file__).parent
-CODE_OF_ALL = (  # that every run's numbers depend on
-    *("values.py", "attributes.py", "batches.py", "losses.py", "alignment.py", "evaluation", "descriptors.py"),
-    *("runtime.py", "models", "network.py", "training.py", "inference.py", "methods/parts.py", "recipes.py"),
-    *("experiments.py", "datasets/splits.py"),
-)
-CODE_OF_SOME = ("methods", "generators")  # of these rooms a run depends on the files that its recipe's parts come from
 log = logging.getLogger("reidnb")
 
 
@@ -283,127 +272,6 @@ def from_plain(plain: Any) -> Any:
         if ours:
             raise
         raise Elsewhere(plain["is"]) from None  # a class of a reader that is not made by its fields
-
-
-def source_of(thing: type | types.FunctionType) -> str:
-    """A digest of the source of a reader's class or function, of the functions and classes of the same notebook or
-    script that it uses or inherits from, and of the plain values (numbers, words) that they take from outside. Blind
-    to comments and docstrings, and to arrays, objects and other modules that they use."""
-    waiting, seen, said = [thing], [], []
-    while waiting:
-        now = inspect.unwrap(waiting.pop())
-        if now in seen:
-            continue
-        seen.append(now)
-        functions = _functions(now)
-        outside = {name: value for function in functions for name, value in _outside(function)}
-        inside = {k: v for k, v in vars(now).items() if k[:2] != "__"} if isinstance(now, type) else {}
-        plain = {k: repr(v) for k, v in (inside | outside).items() if _is_plain(v)}
-        said.append([now.__qualname__, [*map(_text, functions)], sorted(plain.items())])
-        others = *outside.values(), *inside.values(), *getattr(now, "__mro__", ())
-        used = [inspect.unwrap(v) for v in others if callable(v)]
-        waiting += [v for v in used if isinstance(v, (type, types.FunctionType)) and v.__module__ == now.__module__]
-    return digest(sorted(said))
-
-
-def _is_plain(given):
-    return isinstance(given, (bool, int, float, str, types.NoneType)) or (
-        isinstance(given, tuple) and all(map(_is_plain, given))
-    )
-
-
-def _functions(thing):
-    """The functions of a class that were written in it, or the function itself."""
-    if isinstance(thing, types.FunctionType):
-        return [thing]
-    wrapped = ("fget", "__func__", "func")  # of a property, a static or class method, a cached property
-    members = [next((getattr(v, w) for w in wrapped if hasattr(v, w)), v) for _, v in sorted(vars(thing).items())]
-    members = [inspect.unwrap(v) for v in members if callable(v)]
-    return [f for f in members if isinstance(f, types.FunctionType) and f.__module__ == thing.__module__]
-
-
-def _outside(function):
-    """What a function takes from its notebook or script, and from functions around it, by name."""
-    names = _global_names(function.__code__)
-    yield from ((name, function.__globals__[name]) for name in names if name in function.__globals__)
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
-        with contextlib.suppress(ValueError):  # not filled yet
-            yield name, cell.cell_contents
-
-
-def _global_names(code):
-    inner = [c for c in code.co_consts if isinstance(c, types.CodeType)]
-    own = {step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    return own.union(*map(_global_names, inner))
-
-
-def _text(function):
-    try:
-        return _without_docstrings(ast.parse(textwrap.dedent(inspect.getsource(function))))
-    except (OSError, TypeError, SyntaxError):  # typed at a prompt, or made by exec: its bytecode says it too
-        return repr(_bytecode(function.__code__))
-
-
-def _bytecode(code):
-    consts = [_bytecode(c) if isinstance(c, types.CodeType) else c for c in code.co_consts]
-    consts = [sorted(map(repr, c)) if isinstance(c, frozenset) else c for c in consts]  # in no order of its own
-    return code.co_code.hex(), code.co_names, code.co_varnames, consts
-
-
-def _without_docstrings(tree):
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        first = body[0] if isinstance(body, list) and body else None
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-            body.pop(0)
-    return ast.dump(tree)
-
-
-def code_digest(recipe: Recipe) -> str:
-    """Of the code that a recipe's numbers depend on, blind to comments and docstrings. Of the recipes' own room the
-    tables are left out: what a recipe holds is in the key by its fields. So a new method makes no kept run old."""
-    return _digest_of_code(_files(CODE_OF_ALL), _files_of_parts(recipe))
-
-
-def _files(parts):
-    return tuple(file for part in parts for file in sorted((PACKAGE / part).rglob("*.py")) or [PACKAGE / part])
-
-
-def _files_of_parts(recipe):
-    """The files that a recipe's parts are written in, and what those import of the same rooms; for a reader's own
-    part, which may call any of ours, all of them."""
-    modules = {type(part).__module__ for part in (*recipe.parts, *filter(None, [recipe.extra]))}
-    modules |= {"reidnb.methods.adaptation"} if recipe.fresh_norm else set()
-    if any(not module.startswith("reidnb.") for module in modules):
-        return _files(CODE_OF_SOME)
-    waiting, found = [*modules], set()
-    while waiting:
-        room, *name = waiting.pop().split(".")[1:]
-        for file in _files(["/".join([room, *name]) + ".py" * bool(name)]) if room in CODE_OF_SOME else ():
-            if file not in found:
-                found.add(file)
-                waiting += _imported(file)
-    return tuple(sorted(found))
-
-
-def _imported(file):
-    """Modules of ours that a file imports."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == "reidnb":
-            yield from (f"reidnb.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("reidnb."):
-            yield node.module
-
-
-@functools.cache
-def _digest_of_code(shared, own):
-    texts = []
-    for file in (*shared, *own):
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        if file == PACKAGE / "recipes.py":
-            tree.body = [node for node in tree.body if not isinstance(node, (ast.Assign, ast.ImportFrom))]
-        texts.append(_without_docstrings(tree))
-    return digest(*texts)
 
 
 def key_of_run(recipe: Recipe, data: ReIDDataset, seed: int, device: torch.device, profile: str = "full") -> str:

@@ -43,7 +43,7 @@ def weighted(frames: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
     return torch.bmm(weights[:, None], frames)[:, 0] / weights.sum(1, keepdim=True).clamp(min=1e-30)
 
 
-def agreement(frames: Tensor, mask: Tensor, sharpness: float = 8.0) -> Tensor:
+def agreeing(frames: Tensor, mask: Tensor, sharpness: float = 8.0) -> Tensor:
     """The mean weighted by how well each frame agrees with the mean of all: the softmax of sharpness times their cosine
     (N, L, D) -> (N, D). Nothing is learned: a frame of somebody else stands out beside the others, and only there."""
     whole = F.normalize(mean(frames, mask), dim=1)

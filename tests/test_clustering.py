@@ -174,6 +174,16 @@ def test_a_round_clusters_what_the_network_before_it_says(source):
     assert np.mean(moved) > 0.9, "it learned"
 
 
+def test_a_round_goes_on_from_the_weights_before_and_the_middles_of_clusters(source):
+    still = pseudo_label(source, rounds=1, epochs=1, lr=1e-12, clustering=LOOSE, device="cpu")
+    features = clustering.embed(source.model(), source.data().target.images, "cpu", compare="embedding").numpy()
+    for name, values in source.model().backbone.named_parameters():
+        torch.testing.assert_close(still.model.backbone.get_parameter(name), values)
+    for c, row in enumerate(still.model.classifier.weight.detach().numpy()):
+        middle = features[still.labels[0] == c].mean(0)
+        np.testing.assert_allclose(row, middle / np.linalg.norm(middle), atol=1e-5)
+
+
 def test_nobody_s_name_is_looked_at(source):
     """The same labels come out whatever the target's identities say; and so do they where people are other people."""
     data = source.data()

@@ -1,5 +1,7 @@
 """What a generator's copies are worth: by hand, with painters and networks whose answers are known."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -157,3 +159,18 @@ def test_what_ships_is_trained_where_it_is_not_there(tmp_path, monkeypatch, cach
     assert [(given[1], given[3].reconstruction) for given in asked] == list(copies.PAINTED)
     names = sorted(path.name for path in (tmp_path / "shipped").iterdir())
     assert names == sorted(f"{name}-{weight:g}.safetensors" for name, weight in copies.PAINTED)
+
+
+def test_people_that_ship_are_painted_where_they_are_not_there(tmp_path, monkeypatch, cache):
+    trained = tmp_path / "cache" / "one.safetensors"
+    trained.parent.mkdir(parents=True)
+    trained.write_bytes(b"weights")
+    kept, asked = generators.Kept(None, "synthetic", None, [], {}, trained), []
+    monkeypatch.setattr(copies.keeping, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr(copies, "open_dataset", lambda name, size: DATA)
+    for name in ("load_or_train_dcgan", "load_or_train_ptgan"):
+        monkeypatch.setattr(copies, name, lambda *given, **how: asked.append((given, how)) or kept)
+    copies.ship_people()
+    names = {path.name for path in (tmp_path / "shipped").iterdir()}
+    real = copies.__file__.replace("copies.py", "generators/shipped/chapter11")
+    assert names == {path.name for path in Path(real).glob("*.safetensors")} and len(asked) == 3

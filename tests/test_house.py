@@ -29,7 +29,7 @@ FLOORS = """
     verdicts
     result
     recipes
-    methods failures
+    methods failures profiles
     generators
     training
     inference video
@@ -40,7 +40,7 @@ FLOORS = """
     batches attributes descriptors
     alignment
     losses evaluation
-    values
+    values sources
     files checks synthetic
 """
 FLOOR = {room: -floor for floor, line in enumerate(FLOORS.strip().splitlines()) for room in line.split()}
@@ -213,7 +213,7 @@ def test_no_helper_is_defined_twice():
 
     Some words mean what their room makes of them: a picture and a run are saved by different functions.
     """
-    said_with_their_room = {"load", "save", "prepare", "claims", "make_world"}
+    said_with_their_room = {"load", "save", "prepare", "claims", "make_world", "cut"}
     homes, bodies = {}, {}
     for name, tree in TREES.items():
         for node in ast.walk(tree):

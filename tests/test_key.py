@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-from reidnb import methods, recipes, result
+from reidnb import methods, recipes, result, sources
 from reidnb.batches import Augmentation
 from reidnb.files import digest
 from reidnb.methods import Identity
 from reidnb.models import save_backbone
 from reidnb.network import build_model
 from reidnb.recipes import RECIPES, Recipe, recipe
-from reidnb.result import key_of_run, source_of
+from reidnb.result import key_of_run
+from reidnb.sources import source_of
 from reidnb.values import change, flat_names, places
 from reidnb.values import value as as_value
 
@@ -148,11 +149,11 @@ def test_both_students_starts_are_in_the_key(monkeypatch):
 
 # --------------------------------------------------------------------------------------------------------- our sources
 
-ROOMS = (*result.CODE_OF_ALL, *result.CODE_OF_SOME)
+ROOMS = (*sources.CODE_OF_ALL, *sources.CODE_OF_SOME)
 FILES = [
-    file.relative_to(result.PACKAGE).as_posix()
+    file.relative_to(sources.PACKAGE).as_posix()
     for part in ROOMS
-    for file in sorted((result.PACKAGE / part).rglob("*.py")) or [result.PACKAGE / part]
+    for file in sorted((sources.PACKAGE / part).rglob("*.py")) or [sources.PACKAGE / part]
 ]
 FILES = list(dict.fromkeys(FILES))  # methods/parts.py stands in both
 
@@ -170,16 +171,16 @@ def copied(tmp_path_factory):
     """A copy of the package's sources, and the digest of the code that a recipe (one with a reader's own part) depends
     on in it, with one file's text changed or not."""
     folder = tmp_path_factory.mktemp("copied") / "reidnb"
-    shutil.copytree(result.PACKAGE, folder, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__", "results"))
+    shutil.copytree(sources.PACKAGE, folder, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__", "results"))
 
     def after(file=None, change=None, plan=OWN):
         if file:
             text = (folder / file).read_text(encoding="utf-8")
             (folder / file).write_text(change(text), encoding="utf-8")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(result, "PACKAGE", folder)
-            result._digest_of_code.cache_clear()
-            found = result.code_digest(plan)
+            patch.setattr(sources, "PACKAGE", folder)
+            sources._digest_of_code.cache_clear()
+            found = sources.code_digest(plan)
         if file:
             (folder / file).write_text(text, encoding="utf-8")
         return found
@@ -190,7 +191,7 @@ def copied(tmp_path_factory):
 def test_every_file_that_computes_is_in_the_key(copied, monkeypatch):
     """A line more in any of them is other code."""
     monkeypatch.setattr(ast, "parse", functools.cache(ast.parse))  # 40 files, 40 times
-    monkeypatch.setattr(result, "_without_docstrings", functools.cache(ast.unparse))
+    monkeypatch.setattr(sources, "_without_docstrings", functools.cache(ast.unparse))
     plain = copied()
     digests = [copied(file, lambda text: text + "\n\ndef more():\n    pass\n") for file in FILES]
     assert len({plain, *digests}) == 1 + len(FILES) and len(FILES) > 30
@@ -198,7 +199,7 @@ def test_every_file_that_computes_is_in_the_key(copied, monkeypatch):
 
 def test_what_is_no_code_is_not_in_the_key(copied):
     plain = copied()
-    assert plain == result.code_digest(OWN)
+    assert plain == sources.code_digest(OWN)
     assert copied("training.py", lambda text: text.replace('"""The training loop', '"""# Words\nAnother loop')) == plain
     assert copied("losses.py", lambda text: text.replace("\n\n\ndef ", "\n\n\n# A comment.\ndef ", 1)) == plain
     assert copied("losses.py", lambda text: text.replace("margin: float", "margin: int", 1)) != plain
@@ -223,7 +224,7 @@ def test_what_is_no_code_is_not_in_the_key(copied):
 def test_a_method_is_in_the_key_of_those_who_use_it(copied, name, own, monkeypatch):
     """So that a new method, or a change in another, makes no kept run old."""
     monkeypatch.setattr(ast, "parse", functools.cache(ast.parse))
-    monkeypatch.setattr(result, "_without_docstrings", functools.cache(ast.unparse))
+    monkeypatch.setattr(sources, "_without_docstrings", functools.cache(ast.unparse))
     plan, more = recipe(name), lambda text: text + "\n\ndef more():\n    pass\n"
     plain = copied(plan=plan)
     changed = {file for file in FILES if copied(file, more, plan) != plain}
@@ -245,7 +246,7 @@ def test_who_paints_depends_on_what_paints(copied):
 
 # Rooms that a run imports and whose code is not in its key, and why not: the pictures and labels that come of the
 # first are in the key by the dataset's fingerprint; the others keep, name and check, and compute nothing.
-NOT_IN_THE_KEY = {"datasets", "synthetic", "files", "result", "checks"}
+NOT_IN_THE_KEY = {"datasets", "synthetic", "files", "result", "checks", "sources", "profiles"}
 
 
 def test_no_room_is_forgotten():
@@ -256,7 +257,7 @@ def test_no_room_is_forgotten():
         if room in met:
             continue
         met.add(room)
-        path = result.PACKAGE / room
+        path = sources.PACKAGE / room
         for file in sorted(path.rglob("*.py")) or [path.with_suffix(".py")]:
             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
                 names = []
@@ -264,10 +265,10 @@ def test_no_room_is_forgotten():
                     names = [alias.name for alias in node.names]
                 elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("reidnb."):
                     names = [node.module.split(".")[1]]
-                rooms = [n for n in names if (result.PACKAGE / n).is_dir() or (result.PACKAGE / f"{n}.py").exists()]
+                rooms = [n for n in names if (sources.PACKAGE / n).is_dir() or (sources.PACKAGE / f"{n}.py").exists()]
                 waiting += rooms
     in_the_key = {part.split("/")[0].removesuffix(".py") for part in ROOMS} - {"datasets"}
-    assert met - in_the_key - {"ledger", "verdicts"} <= NOT_IN_THE_KEY, "is it to be in result.CODE_OF_ALL?"
+    assert met - in_the_key - {"ledger", "verdicts"} <= NOT_IN_THE_KEY, "is it to be in sources.CODE_OF_ALL?"
     assert in_the_key <= met
 
 

@@ -46,7 +46,7 @@ def by_hand(kind, frames):
         return sum(frames) / n
     if kind == "largest":
         return np.array([max(frame[d] for frame in frames) for d in range(frames.shape[1])])
-    if kind == "agreement":
+    if kind == "agreeing":
         whole = unit(sum(frames) / n)
         share = [np.exp(8.0 * (unit(frame) @ whole)) for frame in frames]
         return sum(s * frame for s, frame in zip(share, frames)) / sum(share)
@@ -71,7 +71,7 @@ def by_hand(kind, frames):
         return head.lstm(torch.stack(x)[None])[0][0].mean(0).numpy()  # torch's own, of one tracklet without padding
 
 
-WITHOUT_ORDER = ("mean", "largest", "agreement", "attention", "quality", "layer")
+WITHOUT_ORDER = ("mean", "largest", "agreeing", "attention", "quality", "layer")
 WITH_ORDER = ("rnn", "lstm", "convolution")
 KINDS = ("middle", *WITHOUT_ORDER, *WITH_ORDER)
 
@@ -150,7 +150,7 @@ def test_unknown_words():
         video.merge_rankings(np.zeros((2, 2)), [2], "votes")
 
 
-@pytest.mark.parametrize("kind", ["mean", "largest", "agreement", "attention", "quality"])
+@pytest.mark.parametrize("kind", ["mean", "largest", "agreeing", "attention", "quality"])
 def test_ten_thousand_tracklets_in_a_second(kind):
     """In time of one core, whoever else uses it; the least of three."""
     torch.set_num_threads(1)

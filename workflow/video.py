@@ -22,6 +22,7 @@ COUNTS = (1, 2, 4, 8, 16)  # frames
 LOTS = 5
 # What is changed in the world: nothing; how often somebody is hidden; how fast somebody walks is theirs.
 CHANGES = {"": {}, "occlusion=2.0": {"occlusion": 2.0}, "gait=1.0": {"gait": 1.0}}
+POOLS = {"middle": video.middle, "mean": video.mean, "largest": video.largest, "agreement": video.agreeing}
 HEADS = {
     "attention": lambda: video.Scored(256, "attention"),
     "quality": lambda: video.Scored(256, "quality"),
@@ -73,8 +74,8 @@ def measured(seed: int, changes: dict) -> tuple[list[dict], str]:
 
     lengths, starts, rng = world.gallery.lengths, world.gallery.starts, np.random.default_rng(seed)
     mixed = np.concatenate([start + rng.permutation(n) for start, n in zip(starts, lengths)])
-    for way in ("middle", "mean", "largest", "agreement"):
-        note(way, by(video.aggregate(getattr(video, way), gallery, lengths)))
+    for way, how in POOLS.items():
+        note(way, by(video.aggregate(how, gallery, lengths)))
     for count in COUNTS:
         few = world.gallery.spaced(count)
         note("mean", by(video.aggregate(video.mean, gallery[few.rows], few.lengths), few), count)

@@ -1,7 +1,6 @@
 """What a generator's pictures are worth, told by features: near to the real ones, unlike each other, not copied."""
 
 import numpy as np
-from scipy import linalg
 
 
 def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
@@ -14,8 +13,11 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
     """
     x, y = _clouds(x, y)
     (m, c), (n, d) = ((part.mean(0), np.atleast_2d(np.cov(part, rowvar=False))) for part in (x, y))
-    root = linalg.sqrtm(c @ d)
-    return float(max(0.0, (m - n) @ (m - n) + np.trace(c + d) - 2 * np.trace(np.real(root))))
+    # (C C')^(1/2) has the trace of (C^(1/2) C' C^(1/2))^(1/2), which is symmetric: no trouble where C is singular
+    values, vectors = np.linalg.eigh(c)
+    half = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    roots = np.sqrt(np.linalg.eigvalsh(half @ d @ half).clip(min=0))
+    return float(max(0.0, (m - n) @ (m - n) + np.trace(c + d) - 2 * roots.sum()))
 
 
 def diversity(x: np.ndarray) -> float:

@@ -15,6 +15,7 @@ from reidnb import losses
 from reidnb.datasets.strangers import drawn_strangers
 from reidnb.generators.dcgan import imagine, load_or_train_dcgan
 from reidnb.network import Output
+from reidnb.runtime import choose_device
 from reidnb.training import Batch
 from reidnb.values import Count, Weight, value
 
@@ -55,7 +56,7 @@ def nobodies(painter: str, data, count: int, device=None) -> np.ndarray:
         return (mean + spread * noise).round().clip(0, 255).astype(np.uint8)
     options = {option: held for option, held in data.options.items() if option != "partial"}
     kept = load_or_train_dcgan(data.train, data.name.split("->")[0], options, device=device)
-    return imagine(kept.generator.to(device or "cpu"), count)
+    return imagine(kept.generator.to(choose_device(device)), count)
 
 
 @value

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from reidnb.plots.figures import BLUE, GREEN, ORANGE, RED, finite
+from reidnb.plots.figures import BLUE, GREEN, LINES, ORANGE, RED, finite
 from reidnb.plots.pictures import show_person
 from reidnb.synthetic import KEYPOINTS
 
@@ -58,17 +58,17 @@ def parts_over(images, maps, names, parts=None, titles=None, height: float = 1.9
     maps = finite(maps, "maps", (len(images), len(names), 2, 3))
     cells = [[image, *parts[i]] for i, image in enumerate(images)] if parts is not None else [list(images)]
     figure, axes = _grid(cells, height)
+    heads = list(titles or [""] * len(images)) if parts is None else ["", *(n.replace(" ", "\n", 1) for n in names)]
     for r, row in enumerate(cells):
         for c, image in enumerate(row):
-            title = titles[c] if titles and parts is None else names[c - 1].replace(" ", "\n", 1) if c and not r else ""
-            show_person(axes[r, c], image, title)
-            if parts is None or c == 0:
-                _frames(axes[r, c], maps[r if parts is not None else c], np.shape(image))
-            else:
-                for spine in axes[r, c].spines.values():
-                    spine.set(visible=True, color=FRAMES[(c - 1) % len(FRAMES)], linewidth=2)
+            framed = parts is None or c == 0
+            show_person(axes[r, c], image, heads[c] if r == 0 else "")
+            if framed:
+                _frames(axes[r, c], maps[c if parts is None else r], np.shape(image))
+            for spine in axes[r, c].spines.values() if not framed else ():
+                spine.set(visible=True, color=FRAMES[(c - 1) % len(FRAMES)], linewidth=2)
     if parts is None:
-        handles = [plt.Line2D([], [], color=FRAMES[p % len(FRAMES)], label=name) for p, name in enumerate(names)]
+        handles = [plt.Line2D([], [], label=name, **_look(p)) for p, name in enumerate(names)]
         look = {"facecolor": "0.35", "labelcolor": "white", "framealpha": 1}
         figure.legend(
             handles=handles, loc="lower center", ncols=len(names), fontsize=8, bbox_to_anchor=(0.5, -0.12), **look
@@ -85,8 +85,12 @@ def _frames(ax, maps, shape):
     for p, one in enumerate(maps):
         if not np.allclose(one, np.eye(2, 3)):
             x, y = (one @ corners + 1) * np.array([[width], [height]]) / 2 - 0.5
-            ax.plot(x, y, color=FRAMES[p % len(FRAMES)], linewidth=1.6)
+            ax.plot(x, y, **_look(p))
     ax.set(xlim=limits[0], ylim=limits[1])
+
+
+def _look(p):
+    return {"color": FRAMES[p % len(FRAMES)], "linestyle": LINES[p % len(LINES)], "linewidth": 1.6}
 
 
 def _grid(cells, height):
@@ -94,9 +98,7 @@ def _grid(cells, height):
         raise ValueError("there are no pictures to draw")
     shape = np.shape(cells[0][0])
     height_of, width_of = shape[1:] if shape[0] == 3 else shape[:2]
-    columns = max(map(len, cells))
+    columns = len(cells[0])
     size = (1.1 * height * width_of / height_of * columns + 0.4, (height + 0.2) * len(cells) + 0.2)
     figure, axes = plt.subplots(len(cells), columns, figsize=size, squeeze=False)
-    for ax in axes.flat:
-        ax.set_axis_off() if ax not in [axes[r, c] for r, row in enumerate(cells) for c in range(len(row))] else None
     return figure, axes

@@ -19,17 +19,10 @@ from reidnb import __version__
 
 HERE = Path(__file__).parent
 DEVICES = ("auto", "cpu", "cuda", "mps")
-KEPT = (
-    "datasets",
-    "runs",
-    "embeddings",
-    "pseudo",
-    "styles",
-    "figures",
-    "pretraining",
-    "drawn_people",
-    "drawn_people_odd",
-)  # the folders of the cache
+KEPT = (  # the folders of the cache
+    *("datasets", "tracklets", "runs", "embeddings", "pose", "pseudo", "styles"),
+    *("figures", "pretraining", "drawn_people", "drawn_people_odd"),
+)
 
 
 # ------------------------------------------------------------------------------------------------------ what there is
@@ -48,7 +41,7 @@ def recipe_titles() -> dict[str, str]:
 
 @functools.cache
 def profile_names() -> list[str]:
-    return list(_keys("PROFILES", "recipes.py"))
+    return list(_keys("PROFILES", "profiles.py"))
 
 
 @functools.cache

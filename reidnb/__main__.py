@@ -328,11 +328,10 @@ def world(args):
 
 
 def styles(args):
-    from reidnb.copies import measure_styles, ship_generators, ship_people
+    from reidnb.copies import measure_styles, ship
     from reidnb.ledger import markdown, write_runs
 
-    ship_generators(device=args.device)
-    ship_people(device=args.device)
+    ship(device=args.device)
     found = measure_styles(device=args.device)
     write_runs(found, HERE / "results" / "styles.csv")
     print(markdown(found))

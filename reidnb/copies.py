@@ -123,3 +123,9 @@ def ship_people(device=None) -> None:
         if kept.path.parent != place:
             place.mkdir(parents=True, exist_ok=True)
             shutil.copy(kept.path, place / f"{name}.safetensors")
+
+
+def ship(device=None) -> None:
+    """Train every generator that ships with the package where it is not there."""
+    ship_generators(device)
+    ship_people(device)

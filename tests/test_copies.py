@@ -170,7 +170,7 @@ def test_people_that_ship_are_painted_where_they_are_not_there(tmp_path, monkeyp
     monkeypatch.setattr(copies, "open_dataset", lambda name, size: DATA)
     for name in ("load_or_train_dcgan", "load_or_train_ptgan"):
         monkeypatch.setattr(copies, name, lambda *given, **how: asked.append((given, how)) or kept)
-    copies.ship_people()
+    copies.ship_people(device="cpu")
     names = {path.name for path in (tmp_path / "shipped").iterdir()}
     real = copies.__file__.replace("copies.py", "generators/shipped/chapter11")
     assert names == {path.name for path in Path(real).glob("*.safetensors")} and len(asked) == 3

@@ -1,12 +1,12 @@
 """People whom a world does not know, before its own cameras: drawn, so that what else joins a training set can be
 compared with the best that could."""
 
-from dataclasses import replace
+import inspect
 
 import numpy as np
 
 from reidnb import files
-from reidnb.datasets.builtin import SOURCE, WORLDS, _defaults, _plan, make_world
+from reidnb.datasets.builtin import SOURCE, WORLDS, make_world
 from reidnb.datasets.splits import ReIDDataset
 
 SHOTS = 8  # pictures of each stranger at most; a person of the world has some 13
@@ -22,9 +22,11 @@ def drawn_strangers(data: ReIDDataset, count: int) -> np.ndarray:
         raise ValueError(f"a number of pictures from 1 on, got {count}")
     from reidnb import synthetic
 
-    given = {option: held for option, held in data.options.items() if option != "partial"}
-    options = {**_defaults(), **_plan(name, given), "size": tuple(data.train.images.shape[2:])}
-    born = options["train_identities"] + options["test_identities"]
+    usual = {item.name: item.default for item in inspect.signature(synthetic.make_world).parameters.values()}
+    given = {option: held for option, held in data.options.items() if option not in ("partial", "world")}
+    options = {**WORLDS[name], **given, "size": tuple(data.train.images.shape[2:])}
+    options["seed"] = options.get("seed", 0) + data.options.get("world", 0)
+    born = sum(options.get(side, usual[side]) for side in ("train_identities", "test_identities"))
     # Who stands at a number of the stream of people, and before which cameras, hangs on the seed and the number alone.
     town = {"train_identities": 1, "test_identities": born - 1 + -(-count // SHOTS), "distractors": 0, "junk": 0}
 
@@ -33,7 +35,7 @@ def drawn_strangers(data: ReIDDataset, count: int) -> np.ndarray:
         shots = [shot for part in world.shots.values() for shot in part if shot.pid > born]
         rng = np.random.default_rng(options["seed"])
         chosen = rng.permutation(len(shots))[:count]
-        pictures = [synthetic.draw(world, replace(shots[row])).image.transpose(2, 0, 1) for row in chosen]
+        pictures = [synthetic.draw(world, shots[row]).image.transpose(2, 0, 1) for row in chosen]
         np.save(path, np.stack(pictures))
 
     told = files.digest(SOURCE, sorted((k, repr(v)) for k, v in options.items()), count)

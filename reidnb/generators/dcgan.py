@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from reidnb.generators.descent import descend, follow
 from reidnb.generators.keeping import Kept, load_or_train
 from reidnb.runtime import TrainingDiverged, autocast, choose_device, keep_checkpoint, load_checkpoint
 from reidnb.values import Count, Positive, Share, value
@@ -145,12 +146,12 @@ def train_dcgan(
         real = _pictures(images, rng, plan.batch, device)
         with autocast(device):
             found = critic_cost(nets, real, _noise(rng, plan, device))
-        _step(optimizers["critic"], found)
+        descend(optimizers["critic"], found)
         with autocast(device):
             painted = generator_cost(nets, _noise(rng, plan, device))
         found |= painted
-        _step(optimizers["generator"], painted)
-        _follow(nets["average"], nets["generator"], min(plan.average, (step + 1) / (step + 10)))
+        descend(optimizers["generator"], painted)
+        follow(nets["average"], nets["generator"], min(plan.average, (step + 1) / (step + 10)))
         for name, cost in found.items():
             sums[name] = sums.get(name, 0.0) + cost.detach()
         for frame, shot in enumerate(shots):
@@ -179,18 +180,6 @@ def _pictures(images, rng, count, device):
 
 def _noise(rng, plan, device):
     return torch.as_tensor(rng.standard_normal((plan.batch, plan.noise)), dtype=torch.float32, device=device)
-
-
-def _step(optimizer, terms):
-    optimizer.zero_grad(set_to_none=True)
-    sum(terms.values()).backward()
-    optimizer.step()
-
-
-@torch.no_grad()
-def _follow(average, generator, share):
-    for kept, new in zip(average.parameters(), generator.parameters()):
-        kept.lerp_(new, 1 - share)
 
 
 @torch.no_grad()

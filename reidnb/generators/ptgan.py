@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from reidnb.generators.descent import descend, follow
 from reidnb.generators.keeping import Kept, load_or_train
 from reidnb.generators.stargan import Residual, to_pictures
 from reidnb.runtime import TrainingDiverged, autocast, choose_device, keep_checkpoint, load_checkpoint
@@ -171,11 +172,11 @@ def train_ptgan(
         (real, masks), (theirs, their_masks) = (_draw(part, rng, plan, device) for part in (source, target))
         with autocast(device):
             terms, painted = generator_terms(nets, real, theirs, masks, their_masks, plan)
-        _step(optimizers["generators"], terms)
+        descend(optimizers["generators"], terms)
         with autocast(device):
             judged = critic_terms(nets, real, theirs, *painted)
-        _step(optimizers["critics"], judged)
-        _follow(nets["average"], nets["forth"], min(plan.average, (step + 1) / (step + 10)))
+        descend(optimizers["critics"], judged)
+        follow(nets["average"], nets["forth"], min(plan.average, (step + 1) / (step + 10)))
         for name, cost in {**judged, **terms}.items():
             sums[name] = sums.get(name, 0.0) + cost.detach()
         for frame, shot in enumerate(shots):
@@ -223,18 +224,6 @@ def _draw(split, rng, plan, device):
     masks = np.asarray(split.masks[chosen])
     masks = np.where(flip[:, None, None], masks[..., ::-1], masks)
     return pictures, torch.from_numpy(masks).to(device)
-
-
-def _step(optimizer, terms):
-    optimizer.zero_grad(set_to_none=True)
-    sum(terms.values()).backward()
-    optimizer.step()
-
-
-@torch.no_grad()
-def _follow(average, generator, share):
-    for kept, new in zip(average.parameters(), generator.parameters()):
-        kept.lerp_(new, 1 - share)
 
 
 @torch.inference_mode()

@@ -250,8 +250,13 @@ def test_empty_tracklets_are_no_answer_and_find_nobody():
     assert found.ap[0] == 1
     chance = np.mean([1 / rank for rank in range(1, 5)])  # its one answer among four, at any place
     assert found.ap[1] == pytest.approx(chance)
-    away = video.evaluate_tracklets(x[:1], y[[1, 2, 3, 0]], query.select([0]), gallery.select([1, 2, 3, 0]))
-    assert away.ap[0] == 1, "the empty one does not stand before the answer"
+    far = np.array([[0.2, 0, 0, -(0.96**0.5)]], np.float32)  # farther from its answer than 1
+    assert video.evaluate_tracklets(far, y, query.select([0]), gallery).ap[0] == 1, "the empty one is not before it"
+
+
+def test_padding_is_zero():
+    frames, mask = video.pad(made([1, 3]), [1, 3])
+    assert mask.sum(1).tolist() == [1, 3] and (frames[~mask] == 0).all() and (frames[mask] != 0).all()
 
 
 @pytest.mark.parametrize("how", ["mean", "nearest", "ranks"])

@@ -239,14 +239,14 @@ def test_what_a_recipe_needs():
     posed = {"posebox", "glad"}
     assert target == {"camera_style", "domain", "domain_lstm", "lstm_uda"} == cameras - {"camstyle", *posed} - nobody
     alfos = {"alfo", "alfo_printed", "alfo_no_focal", "alfo_local"}
-    assert attributes == {"apr", "apr_focal", "deepmar", "deepsar"} | alfos
+    assert attributes == {"apr", "apr_focal", "apr_reweighted", "deepmar", "deepsar"} | alfos
     plain = {"untrained", "untrained_drawn", "ide", "ide_scratch", "pcb", "pcb_printed", "camstyle"} | attributes
     plain |= {"colour_histogram", "lomo", "stn_parts"} | nobody | posed
     assert pairs == set(RECIPES) - plain
     assert {name for name, r in RECIPES.items() if not r.learns} == {"colour_histogram", "lomo"}
     unclassified = {"verification", "contrastive", "triplet", "improved_triplet", "quadruplet", "trihard", "msml"}
     unclassified |= {"pcb", "pcb_printed", "alfo_local", "deepmar", "deepsar", "colour_histogram", "lomo"}
-    unclassified |= {"triplet_unit", "quadruplet_unit", "trihard_unit"}
+    unclassified |= {"triplet_unit", "quadruplet_unit", "trihard_unit", "aligned_alone", "apr_reweighted"}
     unclassified |= {name for name in RECIPES if name.startswith(("mined_", "memory"))}
     unclassified |= posed
     branched = {"direct", "camera_style", "domain", "domain_lstm", "lstm_uda"}

@@ -9,7 +9,6 @@ the pictures is never told.
 """
 
 import copy
-import logging
 import math
 import time
 from pathlib import Path
@@ -19,15 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from reidnb.generators.descent import descend, follow
+from reidnb.generators.descent import descend, follow, line_of
 from reidnb.generators.keeping import Kept, load_or_train
-from reidnb.runtime import TrainingDiverged, autocast, choose_device, keep_checkpoint, load_checkpoint
+from reidnb.runtime import autocast, choose_device, keep_checkpoint, load_checkpoint
 from reidnb.values import Count, Positive, Share, value
 
 SHIPPED_WEIGHTS = "fc38e451459281dd"  # a digest of what ships: so that it is in the key of who learns from it
 SHOWN = 6  # pictures of each frame of the film
 FRAMES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # when a frame is taken, as shares of the steps
-log = logging.getLogger("reidnb")
 
 
 @value
@@ -158,12 +156,7 @@ def train_dcgan(
             if step + 1 == shot:
                 nets.film[frame] = _frame(nets["average"], plan, seed, device)
         if (step + 1) % every == 0 or step + 1 == plan.steps:
-            line = {name: float(total) / (step % every + 1) for name, total in sums.items()}
-            if not all(map(math.isfinite, line.values())):
-                raise TrainingDiverged("DCGAN", f"step {step + 1}", plan.lr, line)
-            history.append({"step": step + 1, **line, "seconds": time.perf_counter() - started})
-            shown = "  ".join(f"{name} {mean:.3f}" for name, mean in line.items())
-            log.info("dcgan step %d/%d  %s  %.0f s", step + 1, plan.steps, shown, history[-1]["seconds"])
+            history.append(line_of("DCGAN", sums, step % every + 1, step + 1, plan, started))
             keep_checkpoint(checkpoint, parts, history)
             sums = {}
     _settle(nets["average"], plan, seed, device)

@@ -9,8 +9,6 @@ and one term more: where a mask says that there is a person, a picture must stay
 
 import copy
 import itertools
-import logging
-import math
 import time
 from pathlib import Path
 
@@ -18,15 +16,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from reidnb.generators.descent import descend, follow
+from reidnb.generators.descent import descend, follow, line_of
 from reidnb.generators.keeping import Kept, load_or_train
 from reidnb.generators.stargan import Residual, to_pictures
-from reidnb.runtime import TrainingDiverged, autocast, choose_device, keep_checkpoint, load_checkpoint
+from reidnb.runtime import autocast, choose_device, keep_checkpoint, load_checkpoint
 from reidnb.values import Count, Positive, Share, Weight, value
 
 SHOWN = 6  # pictures of each frame of the film
 FRAMES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # when a frame is taken, as shares of the steps
-log = logging.getLogger("reidnb")
 
 
 @value
@@ -184,12 +181,7 @@ def train_ptgan(
                 some = np.asarray(source.images[shown_rows(len(source.images))])
                 nets.film[frame] = torch.from_numpy(move(nets["average"], some)).to(device)
         if (step + 1) % every == 0 or step + 1 == plan.steps:
-            line = {name: float(total) / (step % every + 1) for name, total in sums.items()}
-            if not all(map(math.isfinite, line.values())):
-                raise TrainingDiverged("PTGAN", f"step {step + 1}", plan.lr, line)
-            history.append({"step": step + 1, **line, "seconds": time.perf_counter() - started})
-            shown = "  ".join(f"{name} {mean:.3f}" for name, mean in line.items())
-            log.info("ptgan step %d/%d  %s  %.0f s", step + 1, plan.steps, shown, history[-1]["seconds"])
+            history.append(line_of("PTGAN", sums, step % every + 1, step + 1, plan, started))
             keep_checkpoint(checkpoint, parts, history)
             sums = {}
     return nets["average"].eval(), history, nets.film.cpu().numpy()

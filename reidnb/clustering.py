@@ -6,7 +6,8 @@
 
 What has been done about unlabelled people since 2019 (Song et al., 2020, "Theory and practice"; MMT, SpCL: the same
 loop with two networks, with a memory): DBSCAN on k-reciprocal Jaccard distances, whose clusters are the labels of the
-next training. Nobody is told who is who, nor how many people there are; not even the cameras are used.
+next training. Nobody is told who is who, nor how many people there are; which camera took a picture is known
+(`by_camera=False` does without).
 """
 
 import json

@@ -29,7 +29,7 @@ def test_a_drawn_video_is_the_same_each_time_and_kept(cache, monkeypatch):
     kept = [path for path in again_folder.iterdir() if path.is_dir()]
     assert len(kept) == 1
     frames, labels = np.array(first.gallery.images), first.gallery
-    monkeypatch.setattr(tracklets, "_draw_all", fake.never)
+    monkeypatch.setattr(tracklets, "make_world", fake.never)
     again = open_video(size=(32, 16), **SMALL, **NOBODY_ELSE)  # mapped, not drawn
     assert (again.gallery.images == frames).all()
     monkeypatch.undo()
@@ -118,6 +118,10 @@ def test_sets_without_an_order_are_grouped_by_person_and_camera():
     found = tracklets_of(Split(images, np.array([3, 1, 3, 1, 3]), np.array([0, 0, 1, 0, 0])))
     assert found.pids.tolist() == [1, 3, 3] and found.camids.tolist() == [0, 0, 1]
     assert [found.frames(i)[:, 0, 0, 0].tolist() for i in range(3)] == [[1, 3], [0, 4], [2]]
+    crowd = tracklets_of(Split(images, np.array([0, 0, -1, -1, 5]), np.zeros(5, int)))
+    assert crowd.lengths.tolist() == [1] * 5 and sorted(crowd.pids.tolist()) == [-1, -1, 0, 0, 5], (
+        "strangers stay apart"
+    )
 
 
 def test_a_tracklet_of_two_people_is_refused():

@@ -326,8 +326,7 @@ def test_a_mask_is_mirrored_with_its_picture():
 def test_a_generator_is_trained_once_and_kept(elsewhere, monkeypatch):
     first = load_or_train_dcgan(HERE, "tiny", plan=NOISE, device="cpu")
     moved = load_or_train_ptgan(HERE, THERE, "here->there", plan=MOVES, device="cpu")
-    for module, name in ((dcgan, "train_dcgan"), (ptgan, "train_ptgan")):
-        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("trained twice"))
+    monkeypatch.setattr(torch.optim, "Adam", lambda *_, **__: pytest.fail("trained twice"))
     again = load_or_train_dcgan(HERE, "tiny", plan=NOISE, device="cpu")
     assert same(first.generator, again.generator) and again.history == first.history and again.plan == NOISE
     assert first.extra["film"].shape == (len(dcgan.FRAMES), dcgan.SHOWN, 3, 32, 16)
@@ -340,6 +339,12 @@ def test_a_generator_is_trained_once_and_kept(elsewhere, monkeypatch):
             load_or_train_dcgan(split, name, plan=NOISE, device="cpu", **how)
     with pytest.raises(pytest.fail.Exception):
         load_or_train_ptgan(HERE, others, "here->there", plan=MOVES, device="cpu")
+    masked = SimpleNamespace(images=IMAGES, masks=np.roll(MASKS, 4, 2))
+    with pytest.raises(pytest.fail.Exception):
+        load_or_train_ptgan(masked, THERE, "here->there", plan=MOVES, device="cpu")
+    monkeypatch.setattr(dcgan, "source_of", lambda thing: "other code")
+    with pytest.raises(pytest.fail.Exception):
+        load_or_train_dcgan(HERE, "tiny", plan=NOISE, device="cpu")
 
 
 def test_what_ships_says_what_it_is(elsewhere, monkeypatch):

@@ -11,10 +11,10 @@ from toys import network_of
 
 from reidnb import training
 from reidnb.datasets import open_dataset
-from reidnb.datasets.strangers import drawn_strangers
 from reidnb.experiments import run
 from reidnb.generators import NoiseGenerator
 from reidnb.methods import GeneratedPictures, Identity, NobodyIdentity, generated, nobodies
+from reidnb.methods.strangers import drawn_strangers
 from reidnb.network import Output
 from reidnb.recipes import Recipe, recipe
 from reidnb.training import Batch, evaluate_terms
@@ -47,7 +47,7 @@ def painted(monkeypatch):
 
 
 @pytest.mark.parametrize(("count", "joining"), [(36, 12), (18, 6), (72, 24), (1, 1)])
-def test_each_of_them_joins_once_an_epoch(painted, count, joining):
+def test_as_many_join_in_an_epoch_as_there_are(painted, count, joining):
     joined = GeneratedPictures(generated=count).bind("toy", DATA, torch.device("cpu"))
     pictures, labels = joined(np.arange(12), PEOPLE, np.random.default_rng(0))
     assert pictures.shape == (joining, 3, 32, 16) and pictures.dtype == np.uint8

@@ -151,7 +151,13 @@ def test_a_network_is_trained_once_and_kept(monkeypatch, tmp_path):
     images, points = crosses(64)
     data = SimpleNamespace(fingerprint="abc", train=SimpleNamespace(images=images, keypoints=points))
     calls, learn = [], kp.train_pose_network
+    monkeypatch.setattr(kp, "source_of", lambda thing: "the same code")
     monkeypatch.setattr(kp, "train_pose_network", lambda *a, **k: calls.append(1) or learn(*a, **k, epochs=1))
     one, two = kp.kept_pose_network(data), kp.kept_pose_network(data)
     assert len(calls) == 1 and not two.training
     np.testing.assert_array_equal(kp.find_points(one, images[:4]), kp.find_points(two, images[:4]))
+    kp.kept_pose_network(SimpleNamespace(fingerprint="other", train=data.train))
+    assert len(calls) == 2, "another dataset's"
+    monkeypatch.setattr(kp, "source_of", lambda thing: "other code")
+    kp.kept_pose_network(data)
+    assert len(calls) == 3

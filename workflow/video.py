@@ -59,9 +59,8 @@ def most_hidden(query) -> np.ndarray:
     return hidden >= np.quantile(hidden, 2 / 3)
 
 
-def measured(seed: int, changes: dict) -> tuple[list[dict], str]:
-    """Every way in one world -> rows, and the key of the run whose features they are."""
-    result = run("ide", profile="full", seed=seed)
+def measured(result, seed: int, changes: dict) -> list[dict]:
+    """Every way in one world, on the features of a run -> rows."""
     model, world = result.model(), open_video(world=seed, **changes)
     train, gallery = (embed(model, part.images, flip=False).numpy() for part in (world.train, world.gallery))
     asked, rows, most = np.flatnonzero(world.gallery.pids > 0), [], most_hidden(world.query)
@@ -98,7 +97,7 @@ def measured(seed: int, changes: dict) -> tuple[list[dict], str]:
     for how in ("mean", "nearest", "ranks"):
         merged = video.merge_rankings(apart, world.query.lengths, how)
         note(f"merged, {how}", evaluate(merged, *world.ids))
-    return rows, result.key
+    return rows
 
 
 def main():
@@ -108,10 +107,11 @@ def main():
     for changes in parser.parse_args().changes:
         for seed in WORLDS:
             old = (table.seed == seed) & (table.changes == changes)
-            if old.any():
+            result = run("ide", profile="full", seed=seed)
+            if old.any() and set(table[old].key) == {result.key}:
                 continue
-            rows, key = measured(seed, CHANGES[changes])
-            rows = pd.DataFrame([{"seed": seed, "changes": changes, **row, "key": key} for row in rows])
+            rows = measured(result, seed, CHANGES[changes])
+            rows = pd.DataFrame([{"seed": seed, "changes": changes, **row, "key": result.key} for row in rows])
             table = pd.concat([table[~old], rows], ignore_index=True)
             atomic_write(FILE, lambda file, table=table: table.to_csv(file, index=False))
             print(rows[["way", "frames", "mAP", "rank1"]].to_string(index=False), flush=True)

@@ -8,7 +8,6 @@ where the tracker was wrong. Those of MARS, or any set of pictures of a person, 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,11 +23,11 @@ from reidnb.batches import pk_batches
 from reidnb.datasets import cache, open_dataset
 from reidnb.datasets.builtin import SOURCE, WORLDS, make_world
 from reidnb.datasets.splits import Split
+from reidnb.sources import source_of
 
 # What one unit of each dial is worth in a video; what the world says of single shots holds here too.
 PASSES = 0.5  # share of walks that something comes between, at occlusion = 1
 MISTAKES = 0.25  # share of walks in which the tracker jumps to somebody else for a while, at mistakes = 1
-FORMAT = 1  # raise it when other labels are kept of the same frames
 PURPOSE = 6  # of the random streams: the world itself uses 0 to 5
 PLAN = {"people": 100, "cameras": 3, "frames": (8, 24), "strangers": 40, "mistakes": 1.0, "gait": 0.0}
 
@@ -151,9 +150,8 @@ def open_video(
         raise ValueError(f"{name} is drawn: it has no root, and world is a whole number from 0; got {root}, {world}")
     options = {**WORLDS[name], **options}
     options |= {"seed": options.get("seed", 0) + world, "size": cache.check_size(size)}
-    planned_by = [inspect.getsource(part) for part in (_plan_all, _walk)]  # edited, it is another plan
     chosen = sorted(plan.items()), sorted(options.items())
-    key = files.digest(FORMAT, SOURCE, planned_by, PASSES, MISTAKES, *chosen)
+    key = files.digest(SOURCE, source_of(_draw_all), *chosen)  # whoever edits the plan draws it anew
     opened = {}
 
     def read(folder):
@@ -166,10 +164,13 @@ def open_video(
 
 def tracklets_of(split: Split) -> Tracklets:
     """The images of any split by its tracklets, in their order (MARS); where it has none, all that one camera saw of a
-    person as one unordered set (Market-1501's gt_bbox). An identity and a camera are a tracklet's own."""
+    person as one unordered set (Market-1501's gt_bbox), and a stranger's picture by itself. An identity and a camera
+    are a tracklet's own."""
     groups = split.tracklets
     if groups is None:
-        groups = np.unique(np.stack([split.pids, split.camids]), axis=1, return_inverse=True)[1].ravel()
+        alone = np.where(split.pids > 0, -1, np.arange(len(split.pids)))  # nobody says that two strangers are one
+        sets = np.stack([split.pids, split.camids, alone])
+        groups = np.unique(sets, axis=1, return_inverse=True)[1].ravel()
     rows = np.argsort(groups, kind="stable").astype(np.int64)
     _, first, lengths = np.unique(groups[rows], return_index=True, return_counts=True)
     for name in ("pids", "camids"):

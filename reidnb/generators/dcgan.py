@@ -21,6 +21,7 @@ from torch import nn
 from reidnb.generators.descent import descend, follow, line_of
 from reidnb.generators.keeping import Kept, load_or_train
 from reidnb.runtime import autocast, choose_device, keep_checkpoint, load_checkpoint
+from reidnb.sources import source_of
 from reidnb.values import Count, Positive, Share, value
 
 SHIPPED_WEIGHTS = "fc38e451459281dd"  # a digest of what ships: so that it is in the key of who learns from it
@@ -233,4 +234,6 @@ def load_or_train_dcgan(
     def build():
         return NoiseGenerator(plan.noise, plan.width, size)
 
-    return load_or_train("dcgan", name, options, plan, seed, [split.images], train, build, device)
+    return load_or_train(
+        "dcgan", name, options, plan, seed, [split.images], train, build, source_of(train_dcgan), device
+    )

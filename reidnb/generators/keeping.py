@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from reidnb.files import cache_root, digest, kept, kept_files
-from reidnb.runtime import choose_device
+from reidnb.runtime import choose_device, precision
 
 SHIPPED = Path(__file__).with_name("shipped") / "chapter11"
 PERSON = (0.0, 2.0)  # of PTGAN ships, beside DCGAN: how heavily the person was held
@@ -38,12 +38,14 @@ def load_or_train(
     pictures: Sequence[np.ndarray],
     train: Callable,
     build: Callable,
+    code: str,
     device=None,
 ) -> Kept:
     """A generator of a kind ("dcgan") for a dataset and a plan -> Kept: shipped, kept, or trained now.
 
     train(checkpoint) -> generator, history, arrays by name; build() -> a generator without its weights. Weights are
-    kept in half precision. `pictures`: what it learns from, one array or more, of which some make up the key.
+    kept in half precision. `pictures`: what it learns from, one array or more, of which some make up the key; `code`: a
+    digest of the code that trains it.
     """
     what = {"kind": kind, "dataset": name, "options": options or {}, "size": list(pictures[0].shape[2:]), "seed": seed}
     what = json.loads(json.dumps(what | {"plan": asdict(plan)}, default=str))
@@ -60,7 +62,8 @@ def load_or_train(
         safetensors.torch.save_file(state, path, {k: json.dumps(v) for k, v in said.items()})
         checkpoint.unlink(missing_ok=True)
 
-    told = digest(json.dumps(what, sort_keys=True), some, choose_device(device).type)
+    place = choose_device(device)
+    told = digest(json.dumps(what, sort_keys=True), some, code, precision(place), place.type)
     home = cache_root() / "styles" / f"{kind}-{name.replace('->', '-to-')}-{told}.safetensors"
     checkpoint = home.with_suffix(".checkpoint")
     return _load(kept(home, make), plan, build)

@@ -20,6 +20,7 @@ from reidnb.generators.descent import descend, follow, line_of
 from reidnb.generators.keeping import Kept, load_or_train
 from reidnb.generators.stargan import Residual, to_pictures
 from reidnb.runtime import autocast, choose_device, keep_checkpoint, load_checkpoint
+from reidnb.sources import source_of
 from reidnb.values import Count, Positive, Share, Weight, value
 
 SHOWN = 6  # pictures of each frame of the film
@@ -246,7 +247,6 @@ def load_or_train_ptgan(
         generator, history, film = train_ptgan(source, target, plan, seed, device, checkpoint)
         return generator, history, {"film": film}
 
-    pictures = [source.images, target.images]
-    return load_or_train(
-        "ptgan", name, options, plan, seed, pictures, train, lambda: Mover(plan.width, plan.blocks), device
-    )
+    pictures = [source.images, target.images, *(part.masks for part in (source, target) if part.masks is not None)]
+    build, code = lambda: Mover(plan.width, plan.blocks), source_of(train_ptgan)
+    return load_or_train("ptgan", name, options, plan, seed, pictures, train, build, code, device)

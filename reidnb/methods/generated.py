@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from reidnb import losses
-from reidnb.datasets.strangers import drawn_strangers
 from reidnb.generators.dcgan import imagine, load_or_train_dcgan
+from reidnb.methods.strangers import drawn_strangers
 from reidnb.network import Output
 from reidnb.runtime import choose_device
 from reidnb.training import Batch
@@ -22,7 +22,7 @@ from reidnb.values import Count, Weight, value
 
 @value
 class GeneratedPictures:
-    """`generated` pictures of nobody, of which as many join a batch as bring each of them in once an epoch.
+    """`generated` pictures of nobody, of which as many join a batch, by lot, as there are of them in an epoch.
 
     `painter`: "dcgan", trained on the same training pictures; "noise", pixels that know each channel's mean and
     deviation and nothing else; "strangers", people whom the built-in world draws and nobody has met.

@@ -13,16 +13,16 @@ from torch import nn
 
 from reidnb.batches import make_batch
 from reidnb.files import cache_root, digest, kept
+from reidnb.sources import source_of
 from reidnb.synthetic import KEYPOINTS
 
 COUNT = len(KEYPOINTS)
-HEAD_TOP, NECK = KEYPOINTS.index("head_top"), KEYPOINTS.index("neck")
+NECK = KEYPOINTS.index("neck")
 OTHER_SIDE = {"left": "right", "right": "left"}
 MIRROR = np.array(
     [KEYPOINTS.index("_".join(OTHER_SIDE.get(word, word) for word in name.split("_"))) for name in KEYPOINTS]
 )
 JITTER, MISSED, SWAPPED = 0.1, 0.1, 0.1  # at noise 1: in torso lengths; shares of the points, and of the bodies
-FORMAT = 1  # of a kept pose network; raise it when what it learns changes
 
 
 def check_points(points: np.ndarray | None, count: int | None = None, who: str = "pose parts") -> np.ndarray:
@@ -175,7 +175,8 @@ def find_points(net: PoseNet, images: np.ndarray, device: str | torch.device = "
 
 def kept_pose_network(data, device: str | torch.device = "cpu") -> PoseNet:
     """The PoseNet of a dataset's training pictures, trained once and kept in the cache."""
-    name = digest(["pose", FORMAT, data.fingerprint, data.train.images.shape, torch.device(device).type])
+    code, torch_version = source_of(train_pose_network), torch.__version__.split("+")[0]
+    name = digest([code, torch_version, data.fingerprint, data.train.images.shape, torch.device(device).type])
     opened = []
 
     def make(file):

@@ -8,6 +8,7 @@ import numpy as np
 from reidnb import files
 from reidnb.datasets.builtin import SOURCE, WORLDS, make_world
 from reidnb.datasets.splits import ReIDDataset
+from reidnb.sources import source_of
 
 SHOTS = 8  # pictures of each stranger at most; a person of the world has some 13
 
@@ -38,5 +39,5 @@ def drawn_strangers(data: ReIDDataset, count: int) -> np.ndarray:
         pictures = [synthetic.draw(world, shots[row]).image.transpose(2, 0, 1) for row in chosen]
         np.save(path, np.stack(pictures))
 
-    told = files.digest(SOURCE, sorted((k, repr(v)) for k, v in options.items()), count)
+    told = files.digest(SOURCE, source_of(drawn_strangers), sorted((k, repr(v)) for k, v in options.items()), count)
     return np.load(files.kept(files.cache_root() / "styles" / f"strangers-{name}-{told}.npy", draw), mmap_mode="r")

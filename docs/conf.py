@@ -9,6 +9,7 @@ import ast
 import inspect
 import itertools
 import json
+import os
 import re
 import sys
 import textwrap
@@ -18,6 +19,7 @@ from pathlib import Path
 from sphinx.util.fileutil import copy_asset
 
 ROOT = Path(__file__).resolve().parents[1]
+REPOSITORY = os.environ.get("GITHUB_REPOSITORY", "")  # owner/name, as hosted CI says it
 sys.path.insert(0, str(ROOT))
 
 from reidnb import __version__  # noqa: E402
@@ -177,10 +179,24 @@ def link_solutions(app, docname, source):
     else:
         return
     if f"]({link})" not in source[0]:
-        text = f"{text}: [{path.stem}]({link})"
-        cell = {"cell_type": "markdown", "id": "link-of-the-book", "metadata": {}, "source": text}
-        notebook["cells"].insert(place, cell)
-        source[0] = json.dumps(notebook)
+        source[0] = with_cell(notebook, place, f"{text}: [{path.stem}]({link})", "link-of-the-book")
+
+
+def open_in_colab(app, docname, source, repository=REPOSITORY):
+    """Where the repository's address is known, a chapter says how it is run without installing anything here."""
+    path = Path(app.srcdir, docname + ".ipynb")
+    if not repository or not path.exists() or path.parent.name != "notebooks":
+        return
+    address = f"https://colab.research.google.com/github/{repository}/blob/main/notebooks/{path.name}"
+    text = f"[Open in Colab]({address}); there, first: `!pip install git+https://github.com/{repository}`"
+    source[0] = with_cell(json.loads(source[0]), 1, text, "colab")
+
+
+def with_cell(notebook, place, text, name):
+    """A notebook's JSON with a cell of text put in."""
+    cell = {"cell_type": "markdown", "id": name, "metadata": {}, "source": text}
+    notebook["cells"].insert(place, cell)
+    return json.dumps(notebook)
 
 
 def copy_mathjax(app, problem):
@@ -190,6 +206,7 @@ def copy_mathjax(app, problem):
 
 
 def setup(app):
+    app.connect("source-read", open_in_colab)
     app.connect("source-read", link_solutions)
     app.connect("autodoc-process-docstring", convert_docstring)
     app.connect("autodoc-process-signature", plain_signature)

@@ -78,10 +78,11 @@ def false_discovery_rates(p: np.ndarray) -> np.ndarray:
 
 def seeds_to_decide(gain: float, sd: float, seeds: int, prior: float = PRIOR) -> int:
     """How many seeds would decide if gain and spread stayed as they are: until the interval leaves zero outside, or
-    lies within NOTHING of it. At most MOST_SEEDS."""
+    lies within NOTHING of it. More than there are (if they leave zero outside it is q that objects); at most
+    MOST_SEEDS."""
     from scipy.stats import t as student
 
-    n = np.arange(max(seeds, 2), MOST_SEEDS + 1)
+    n = np.arange(max(seeds, 1) + 1, MOST_SEEDS + 1)
     half = student.ppf(1 - LEVEL / 2, n - 1 + prior) * sd / np.sqrt(n)
     decided = (half < abs(gain)) | (abs(gain) + half < NOTHING)
     return int(n[decided.argmax()]) if decided.any() else MOST_SEEDS
@@ -124,8 +125,8 @@ def judge(runs: pd.DataFrame, claims: list[dict] | None = None) -> pd.DataFrame:
     much worse a method may be that is "nearly as good". "holds": the interval lies on the claimed side, q is at most
     0.05, and the paper's gain is not above the interval; "holds, smaller": it is; "opposite": the interval lies on the
     other side; "no effect": all of it lies within NOTHING of zero; "undecided"; "one run"; "not run". What learns
-    nothing needs one run. `note` says of what other claim it follows, and of a rival that finds less than the start did
-    before any training. Beside the datasets that a claim names it is tested wherever its runs were made under "photo"
+    nothing needs one run. `note` says of what other claim it follows, what slack it has, and of a rival that finds less
+    than the start did before any training. Beside the datasets that a claim names it is tested wherever its runs were made under "photo"
     or "paper".
     """
     claims = papers()["claim"] if claims is None else [*map(_checked_claim, claims)]
@@ -195,6 +196,7 @@ def _with_verdicts(table):
 def _note(claim, runs, dataset):
     """What a reader must know beside the verdict."""
     notes = [f"follows from {claim['follows']}"] if "follows" in claim else []
+    notes += [f"holds down to {claim['slack']:g} points worse"] if claim.get("slack") else []
     found = runs[runs.dataset == dataset].groupby("name").mAP.mean()
     for who in ("baseline", "method"):
         collapsed = found.get(claim.get(who), np.inf) < found.get("untrained", -np.inf)

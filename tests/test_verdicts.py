@@ -54,8 +54,8 @@ def test_a_moderated_variance_by_hand():
 def test_seeds_to_decide():
     """Gain 1 and spread 1 of a seed: t(n + 3) / sqrt(n) falls below 1 at n = 6."""
     assert seeds_to_decide(1.0, 1.0, 3) == 6
-    assert seeds_to_decide(5.0, 1.0, 2) == 2, "already"
-    assert seeds_to_decide(1.0, 0.0, 3) == 3
+    assert seeds_to_decide(5.0, 1.0, 2) == 3, "more than there are"
+    assert seeds_to_decide(1.0, 0.0, 3) == 4
     assert seeds_to_decide(0.999, 100.0, 3) == verdicts.MOST_SEEDS
 
 

@@ -323,6 +323,14 @@ def test_a_batch_holds_what_its_dataset_can_serve():
     assert len([name for name in full if "=" in name]) > len(runs.VARIATIONS)
 
 
+def test_how_long_a_batch_takes_is_said_by_the_rows_that_have_a_time():
+    """One run of three was made beside other work, another has no time at all."""
+    rows = [{"recipe": "ide", "seconds": str(took)} for took in ("30.0", "32.0", "400.0", "nan")]
+    batch = {"ide": "ide --dataset 'synthetic' --seeds 5", "pcb": "pcb --dataset 'synthetic' --seeds 3"}
+    assert runs.minutes(batch, rows, 2) == pytest.approx((5 + 3) * 32 / 2 / 60)
+    assert runs.minutes(batch, [], 1) == pytest.approx(8), "nothing is known: a minute each"
+
+
 def test_every_variation_changes_a_field_or_a_dial_that_is_there():
     from reidnb.datasets import option_names
     from reidnb.recipes import RECIPES, recipe

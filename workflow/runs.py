@@ -3,6 +3,9 @@
 A run is a recipe's name and what is changed in it. The curves of the notebooks and the claims of papers.toml read them.
 """
 
+from math import isnan
+from statistics import median
+
 BCE = {"focal_gamma": 0.0, "focal_alpha": None}  # what is left of the focal loss is binary cross-entropy
 
 RULES = ("random", "above_zero", "semi_hard", "distance")  # of notebook 02's ladder
@@ -142,17 +145,17 @@ def batch(profile: str, dataset: str = "synthetic") -> dict[str, str]:
 
 
 def minutes(runs: dict[str, str], measured: list[dict], cores: int) -> float:
-    """How long runs as `batch` gives them take from nothing, by the seconds of rows of results/runs.csv: those of the
-    same recipe, else the mean of all."""
+    """How long runs as `batch` gives them take from nothing, by the seconds of rows of results/runs.csv: the median of
+    the same recipe's (some were made beside other work), else that of all."""
     seconds = {}
     for row in measured:
-        seconds.setdefault(row["recipe"], []).append(float(row["seconds"]))
+        if not isnan(took := float(row["seconds"])):
+            seconds.setdefault(row["recipe"], []).append(took)
     every = [value for values in seconds.values() for value in values] or [60.0]
     total = 0.0
     for words in runs.values():
         recipe, seeds = words.split()[0], int(words.split("--seeds ")[1].split()[0])
-        known = seconds.get(recipe, every)
-        total += seeds * sum(known) / len(known)
+        total += seeds * median(seconds.get(recipe, every))
     return total / cores / 60
 
 

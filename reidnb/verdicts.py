@@ -126,8 +126,8 @@ def judge(runs: pd.DataFrame, claims: list[dict] | None = None) -> pd.DataFrame:
     0.05, and the paper's gain is not above the interval; "holds, smaller": it is; "opposite": the interval lies on the
     other side; "no effect": all of it lies within NOTHING of zero; "undecided"; "one run"; "not run". What learns
     nothing needs one run. `note` says of what other claim it follows, what slack it has, and of a rival that finds less
-    than the start did before any training. Beside the datasets that a claim names it is tested wherever its runs were made under "photo"
-    or "paper".
+    than the start did before any training. Beside the datasets that a claim names it is tested wherever its runs were
+    made under "photo" or "paper".
     """
     claims = papers()["claim"] if claims is None else [*map(_checked_claim, claims)]
     kinds = ("metric", "method_metric", "baseline_metric")

@@ -140,8 +140,10 @@ def test_jupyter_shows_each_figure_in_its_own_format(monkeypatch):
 
 
 def test_png_bytes_for_a_widget():
-    assert plots.to_png(row()).startswith(b"\x89PNG")
-    assert not plt.get_fignums()
+    one, other, both = (plots.to_png(*figures) for figures in ((row(),), (lines(),), (row(), lines())))
+    assert one.startswith(b"\x89PNG") and not plt.get_fignums()
+    (width, height), (wide, high), whole = (Image.open(io.BytesIO(png)).size for png in (one, other, both))
+    assert whole == (max(width, wide), height + high), "one below the other"
 
 
 # ---------------------------------------------------------------------------------------------------------- where kept

@@ -129,11 +129,20 @@ def save(figure: Figure, name: str, dataset: str = "synthetic") -> Figure:
     return figure
 
 
-def to_png(figure: Figure) -> bytes:
-    """A figure as PNG bytes, for an ipywidgets.Image; the figure is closed."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches="tight")
-    plt.close(figure)
+def to_png(*figures: Figure) -> bytes:
+    """A figure as PNG bytes, for an ipywidgets.Image, or several one below the other; they are closed."""
+    parts = []
+    for figure in figures:
+        figure.savefig(part := io.BytesIO(), format="png", bbox_inches="tight")
+        plt.close(figure)
+        parts.append(part)
+    if len(parts) == 1:  # a dial that turns does not wait for a second coding
+        return parts[0].getvalue()
+    drawn, buffer = [Image.open(part).convert("RGB") for part in parts], io.BytesIO()
+    whole = Image.new("RGB", (max(part.width for part in drawn), sum(part.height for part in drawn)), "white")
+    for i, part in enumerate(drawn):
+        whole.paste(part, (0, sum(above.height for above in drawn[:i])))
+    whole.save(buffer, format="png")
     return buffer.getvalue()
 
 

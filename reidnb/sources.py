@@ -132,6 +132,8 @@ def _imported(file):
             yield from (f"reidnb.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("reidnb."):
             yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("reidnb."))
 
 
 @functools.cache

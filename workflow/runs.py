@@ -110,6 +110,12 @@ ACROSS = (
     *(("lstm_uda", TRUTH | changes) for changes in ({"branches": "parts"}, {"pooling": "max"})),
     ("direct", {"fresh_norm": True}),
 )
+# And on the first of DOMAINS: cameras that differ not at all, or twice as much.
+BIASED = tuple(
+    (name, how | {"camera_bias": dial})
+    for dial in (0.0, 2.0)
+    for name, how in (("direct", {}), ("camera_style", TRUTH))
+)
 
 
 # A seed of a drawn dataset is a world too. How many were decided on before any run: more because a few gave no verdict
@@ -140,6 +146,7 @@ def batch(profile: str, dataset: str = "synthetic") -> dict[str, str]:
         runs += [(*run, dataset) for run in VARIATIONS if profile == "full"]
         runs += [(*run, "synthetic_winter") for run in ON_WINTER]
     runs += [(*run, pair) for pair in pairs for run in ACROSS if built_in or run[1].get("styles") != "truth"]
+    runs += [(*run, DOMAINS[0]) for run in BIASED if built_in]
     runs += [("direct", {}, pair.split("->")[1]) for pair in pairs]
     return dict(_named(*run, dataset) for run in runs)
 

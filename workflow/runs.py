@@ -105,7 +105,7 @@ DOMAINS = ("synthetic_summer->synthetic_winter", "synthetic_winter->synthetic_su
 LADDER = ("camera_style", "domain", "domain_lstm", "lstm_uda")
 TRUTH = {"styles": "truth"}
 ACROSS = (
-    *((name, {}) for name in ("colour_histogram", "lomo", "direct", *LADDER)),
+    *((name, {}) for name in ("untrained", "colour_histogram", "lomo", "direct", *LADDER)),
     *((name, TRUTH) for name in LADDER),
     *(("lstm_uda", TRUTH | changes) for changes in ({"branches": "parts"}, {"pooling": "max"})),
     ("direct", {"fresh_norm": True}),

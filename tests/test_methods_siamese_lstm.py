@@ -96,7 +96,7 @@ def test_the_contrastive_loss_of_pairs_by_hand():
         for j in range(i + 1, 6):
             apart = math.dist(read[i], read[j])
             total.append(apart**2 if labels[i] == labels[j] else max(0.0, 2.0 - apart) ** 2)
-    assert float(found["contrastive"]) == pytest.approx(sum(total) / len(total), rel=1e-4)
+    assert found["contrastive"].item() == pytest.approx(sum(total) / len(total), rel=1e-4)
     found["contrastive"].backward()
     (head,) = net.heads.values()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in head.parameters())

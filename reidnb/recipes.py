@@ -24,6 +24,8 @@ from reidnb.methods.mutual import Mutual
 from reidnb.methods.parts import all_parts, needed
 from reidnb.methods.pose_parts import PoseParts, PoseStreams
 from reidnb.methods.reweighting import ReweightedIdentity
+from reidnb.methods.siamese_lstm import StripeLSTM
+from reidnb.methods.spindle import SpindleRegions, SpindleTree
 from reidnb.methods.stripes import LocalTriHard, PartIdentity, Stripes
 from reidnb.methods.unit import UnitLength
 from reidnb.models import BACKBONES
@@ -201,6 +203,8 @@ DIRECT = (BRANCH_IDE, TriHard(margin=0.5, weight=0.3, on="branch_features"))
 STYLE, DOMAIN = (BRANCH_IDE, AdaptedTriHard("style")), (BRANCH_IDE, AdaptedTriHard("domain"))
 LSTM = UDA | {"heads": (Branches("lstm"),), "losses": DOMAIN, "extra": TargetStyles()}
 STREAMS = {"compare": "whole_embedding"}  # whole and parts have necks of their own
+POSEBOX, SPINDLE = STREAMS | {"extra": PoseParts("posebox3")}, STREAMS | {"extra": SpindleRegions()}
+READ = {"heads": (StripeLSTM(),), "compare": "read"}
 X = {"model": "small_xception"}
 MC = {"peer": "small_xception", "class_mutual": 1.0}  # classification mutual loss
 MM = MC | {"metric_mutual": 0.1}  # and metric mutual loss
@@ -326,14 +330,10 @@ RECIPES = {
         Recipe("aligned_mm", "AlignedReID + MC + MM", losses=(Mutual(ALIGNED, **MM),), **STRIPES),
         # notebook 09
         Recipe("glad", "GLAD: head, upper, lower, whole", losses=(PoseStreams(3),), extra=PoseParts("glad"), **STREAMS),
-        Recipe(
-            "posebox",
-            "PoseBox: the whole and an upright body",
-            losses=(PoseStreams(1),),
-            extra=PoseParts("posebox3"),
-            **STREAMS,
-        ),
+        Recipe("posebox", "PoseBox: the whole and an upright body", losses=(PoseStreams(1),), **POSEBOX),
+        Recipe("spindle", "Spindle Net: regions merged by a tree", losses=(SpindleTree(),), **SPINDLE),
         Recipe("stn_parts", "Latent parts by a spatial transformer", losses=(Identity(), LatentParts())),
+        Recipe("siamese_lstm", "Siamese LSTM over stripes", losses=(Contrastive(2.0, on="read"),), **READ),
         # notebook 11
         Recipe("lsro", "LSRO: identification + DCGAN's pictures of nobody", losses=LSRO, extra=GeneratedPictures()),
         Recipe(

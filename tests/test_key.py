@@ -50,7 +50,7 @@ OTHER = {
     "norm": False, "unit": False, "peer": "resnet18", "class_mutual": 0.5, "metric_mutual": 0.5, "zero_gradient": False,
     "boxes": "posebox1", "points": "mean", "keypoint_noise": 1.0, "prior": 0.5, "start": "random",
     "choose": "all", "last": 7, "pairs_by": "all", "cells": 3, "reach": 2, "top": 5,
-    "generated": 7, "painter": "noise", "nobody_labels": "one_more",
+    "generated": 7, "painter": "noise", "nobody_labels": "one_more", "states": "last",
 }  # fmt: skip
 
 SECOND = {"heads": (methods.Stripes(3),), "extra": methods.TrainingCopies()}  # where it is that already

@@ -236,7 +236,7 @@ def test_what_a_recipe_needs():
     found = {name: (r.needs_pairs, r.needs_target, r.needs_cameras, r.needs_attributes) for name, r in RECIPES.items()}
     pairs, target, cameras, attributes = ({name for name, needs in found.items() if needs[i]} for i in range(4))
     nobody = {name for name in RECIPES if name.startswith("lsro")}
-    posed = {"posebox", "glad"}
+    posed = {"posebox", "glad", "spindle"}
     assert target == {"camera_style", "domain", "domain_lstm", "lstm_uda"} == cameras - {"camstyle", *posed} - nobody
     alfos = {"alfo", "alfo_printed", "alfo_no_focal", "alfo_local"}
     assert attributes == {"apr", "apr_focal", "apr_reweighted", "deepmar", "deepsar"} | alfos
@@ -248,7 +248,7 @@ def test_what_a_recipe_needs():
     unclassified |= {"pcb", "pcb_printed", "alfo_local", "deepmar", "deepsar", "colour_histogram", "lomo"}
     unclassified |= {"triplet_unit", "quadruplet_unit", "trihard_unit", "aligned_alone", "apr_reweighted"}
     unclassified |= {name for name in RECIPES if name.startswith(("mined_", "memory"))}
-    unclassified |= posed
+    unclassified |= posed | {"siamese_lstm"}
     branched = {"direct", "camera_style", "domain", "domain_lstm", "lstm_uda"}
     assert {name for name, r in RECIPES.items() if not r.classifies} == unclassified | branched
     assert replace(RECIPES["ide"], fresh_norm=True).needs_target

@@ -75,8 +75,8 @@ VARIATIONS = (
     *(("aligned_alone", {"weights": start}) for start in ("drawn", None)),
     *((name, {"unit": False}) for name in ("aligned", "aligned_alone")),
     # notebook 09: pose parts, which no list of plain recipes has; where the points come from, and what spoils them
-    *((name, {}) for name in ("posebox", "glad")),
-    *((name, {"points": "mean"}) for name in ("posebox", "glad")),
+    *((name, {}) for name in ("posebox", "glad", "spindle")),
+    *((name, {"points": "mean"}) for name in ("posebox", "glad", "spindle")),
     *(("posebox", changes) for changes in ({"points": "network"}, {"boxes": "posebox1"}, {"boxes": "posebox2"})),
     *(("posebox", {"keypoint_noise": noise}) for noise in (0.5, 1.0, 2.0)),
     # latent parts without their prior; the dials

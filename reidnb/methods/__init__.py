@@ -30,6 +30,8 @@ from reidnb.methods.mining import Matching, Mined, Remembered, choose_triplets
 from reidnb.methods.mutual import Mutual
 from reidnb.methods.pose_parts import PoseParts, PoseStreams
 from reidnb.methods.reweighting import ReweightedIdentity
+from reidnb.methods.siamese_lstm import StripeLSTM
+from reidnb.methods.spindle import SpindleRegions, SpindleTree
 from reidnb.methods.stripes import LocalTriHard, PartIdentity, Stripes, horizontal_pooling
 from reidnb.methods.unit import UnitLength
 
@@ -55,6 +57,9 @@ __all__ = [
     "Quadruplet",
     "Remembered",
     "ReweightedIdentity",
+    "SpindleRegions",
+    "SpindleTree",
+    "StripeLSTM",
     "Stripes",
     "TargetStyles",
     "TrainingCopies",

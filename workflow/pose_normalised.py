@@ -16,6 +16,7 @@ from reidnb.evaluation import evaluate_features
 from reidnb.experiments import run
 from reidnb.files import atomic_write, digest
 from reidnb.generators import (
+    PNGAN,
     diversity,
     draw_poses,
     frechet_distance,
@@ -31,6 +32,7 @@ from reidnb.network import build_model
 from reidnb.sources import source_of
 
 SIZE = (64, 32)
+SHORT = 900  # steps of a generator that is trained for one comparison
 NOTHING, ONE, TWO = "nothing", "one network", "a second one for painted pictures"
 FEATURES = ("embedding", "features")  # behind the BNNeck and before it, where no value is below zero
 FILE = RESULTS / "pose_normalised.csv"
@@ -150,6 +152,25 @@ def second(name, data, painter, seed):
     return run(name, replace(data, name="synthetic_painted", train=train, fingerprint=told), "full", seed).model()
 
 
+def pairs_rows(result) -> pd.DataFrame:
+    """One thing changed: the wanted picture is by any camera, or by the given one's. Two generators of SHORT steps."""
+    data, first = (open_dataset("synthetic", size=SIZE, world=world) for world in (result.seed, 0))
+    train, model, rows = first.train, result.model(), []
+    real = {split: said_by(model, getattr(data, split).images) for split in SPLITS}
+    about = {"recipe": result.name, "seed": result.seed, "key": key_of_pairs(result), "finder": ONE}
+    one_camera = replace(train, pids=100 * train.pids + train.camids)  # a person before a camera is somebody
+    for words, split in {"any two cameras": train, "one camera": one_camera}.items():
+        painter = load_or_train_pngan(split, "synthetic", plan=PNGAN(steps=SHORT), device="cpu")
+        painted = paint(painter.generator, data.query.images, painter.extra["poses"])
+        said = {"query": [said_by(model, part) for part in painted]}
+        rows += scored(data, real, said, about | {"copies": f"painted, {SHORT} steps, pairs by {words}"})
+    return pd.DataFrame(rows)
+
+
+def key_of_pairs(result) -> str:
+    return digest(key_of(result), source_of(pairs_rows))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
@@ -157,14 +178,21 @@ def main():
     args = parser.parse_args()
     for seed, name in itertools.product(args.seeds, args.recipes):
         result = run(name, "synthetic", "full", seed)
-        table = pd.read_csv(FILE) if FILE.exists() else pd.DataFrame(columns=["key"])
-        if key_of(result) not in set(table.key):
-            new = rows_of(result)
-            same = (table.get("recipe") == name) & (table.get("seed") == seed)
-            table = pd.concat([table[~same], new], ignore_index=True) if len(table) else new
-            table = table.sort_values(["recipe", "seed"], kind="stable")
-            atomic_write(FILE, lambda file, table=table: table.to_csv(file, index=False))
-            print(new.drop(columns="key").to_string(index=False), flush=True)
+        keep(rows_of, key_of(result), result)
+        if seed == 0:
+            keep(pairs_rows, key_of_pairs(result), result)
+
+
+def keep(make, key, result):
+    """Rows into the table, where they are not there, and instead of older ones of the same copies and run."""
+    table = pd.read_csv(FILE) if FILE.exists() else pd.DataFrame(columns=["key"])
+    if key not in set(table.key):
+        new = make(result)
+        same = ["recipe", "seed", "copies", "finder", "feature", "fused", "whose"]
+        table = pd.concat([table, new]).drop_duplicates(same, keep="last") if len(table) else new
+        table = table.sort_values(["recipe", "seed"], kind="stable")
+        atomic_write(FILE, lambda file: table.to_csv(file, index=False))
+        print(new.drop(columns="key").to_string(index=False), flush=True)
 
 
 if __name__ == "__main__":

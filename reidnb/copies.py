@@ -20,6 +20,7 @@ from reidnb.generators import (
     keeping,
     load_or_train_dcgan,
     load_or_train_generator,
+    load_or_train_pngan,
     load_or_train_ptgan,
     restyle,
     shipped_painters,
@@ -114,8 +115,9 @@ def ship_people(device=None) -> None:
     """Train the generators of notebook 11 that ship with the package, where they are not there."""
     place, summer, winter = keeping.SHIPPED, "synthetic_summer", "synthetic_winter"
     source, target = (open_dataset(name, size=(64, 32)).train for name in (summer, winter))
-    nobody = load_or_train_dcgan(open_dataset("synthetic", size=(64, 32)).train, "synthetic", device=device)
-    found = {"dcgan-synthetic": nobody}
+    people = open_dataset("synthetic", size=(64, 32)).train
+    found = {"dcgan-synthetic": load_or_train_dcgan(people, "synthetic", device=device)}
+    found["pngan-synthetic"] = load_or_train_pngan(people, "synthetic", device=device)
     for weight in keeping.PERSON:
         plan, name = PTGAN(person=weight), f"ptgan-summer-to-winter-{weight:g}"
         found[name] = load_or_train_ptgan(source, target, f"{summer}->{winter}", plan=plan, device=device)

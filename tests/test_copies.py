@@ -168,9 +168,9 @@ def test_people_that_ship_are_painted_where_they_are_not_there(tmp_path, monkeyp
     kept, asked = generators.Kept(None, "synthetic", None, [], {}, trained), []
     monkeypatch.setattr(copies.keeping, "SHIPPED", tmp_path / "shipped")
     monkeypatch.setattr(copies, "open_dataset", lambda name, size: DATA)
-    for name in ("load_or_train_dcgan", "load_or_train_ptgan"):
+    for name in ("load_or_train_dcgan", "load_or_train_ptgan", "load_or_train_pngan"):
         monkeypatch.setattr(copies, name, lambda *given, **how: asked.append((given, how)) or kept)
     copies.ship_people(device="cpu")
     names = {path.name for path in (tmp_path / "shipped").iterdir()}
     real = copies.__file__.replace("copies.py", "generators/shipped/chapter11")
-    assert names == {path.name for path in Path(real).glob("*.safetensors")} and len(asked) == 3
+    assert names == {path.name for path in Path(real).glob("*.safetensors")} and len(asked) == 4

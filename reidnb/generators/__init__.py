@@ -2,6 +2,8 @@
 
 from reidnb.generators.dcgan import DCGAN, Critic, NoiseGenerator, imagine, load_or_train_dcgan, train_dcgan
 from reidnb.generators.keeping import Kept
+from reidnb.generators.pngan import PNGAN, PoseGenerator, fuse, load_or_train_pngan, paint, train_pngan
+from reidnb.generators.poses import canonical_poses, draw_poses
 from reidnb.generators.ptgan import (
     PTGAN,
     Mover,
@@ -17,6 +19,7 @@ from reidnb.generators.worth import diversity, frechet_distance, nearest_trainin
 
 __all__ = [
     "DCGAN",
+    "PNGAN",
     "PTGAN",
     "Critic",
     "Discriminator",
@@ -26,22 +29,29 @@ __all__ = [
     "NoiseGenerator",
     "Painter",
     "PatchCritic",
+    "PoseGenerator",
     "StarGAN",
     "all_styles",
+    "canonical_poses",
     "diversity",
+    "draw_poses",
     "frechet_distance",
+    "fuse",
     "gradient_penalty",
     "imagine",
     "load_or_train_dcgan",
     "load_or_train_generator",
+    "load_or_train_pngan",
     "load_or_train_ptgan",
     "move",
     "nearest_training",
+    "paint",
     "person_difference",
     "restyle",
     "shipped_painters",
     "styles_fingerprint",
     "train_dcgan",
+    "train_pngan",
     "train_ptgan",
     "train_stargan",
 ]

@@ -39,7 +39,7 @@ def as_row(file: str, body: Body) -> list[str]:
 def write_points(path: Path, bodies: Mapping[str, Body]) -> None:
     """The whole table, in the order of the files' names."""
     with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *(as_row(*one) for one in sorted(bodies.items()))])
+        csv.writer(file).writerows([COLUMNS, *(as_row(*one) for one in sorted(bodies.items()))])
 
 
 def read_points(path: Path, cut: bool = False) -> dict[str, Body]:

@@ -134,7 +134,7 @@ def _rows(aside: Path, bodies: dict[str, Body]) -> Iterator[Callable[[str, Body]
     """Gives what adds a row to the table `aside`, which begins with what is known: each is on disk at once."""
     files.atomic_write(aside, lambda path: write_points(path, bodies))  # half a last line is gone with that
     with open(aside, "a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(file)
 
         def add(name: str, body: Body) -> None:
             writer.writerow(as_row(name, body))

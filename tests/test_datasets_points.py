@@ -18,7 +18,7 @@ from reidnb.datasets.points import (
     COLUMNS,
     Body,
     as_row,
-    check_files,
+    refuse_strangers,
     join_points,
     read_points,
     with_points,
@@ -221,7 +221,7 @@ def test_a_broken_table_stops_the_dataset_before_a_picture_is_decoded(market, mo
 
 
 def test_an_empty_table_tells_of_nothing(tmp_path):
-    check_files(tmp_path / "keypoints.csv", {}, ["a.jpg"])
+    refuse_strangers(tmp_path / "keypoints.csv", {}, ["a.jpg"])
 
 
 # ------------------------------------------------------------------------------------------------- who depends on them

@@ -225,7 +225,7 @@ def _decode_all(name: str, folder: Path, size: tuple[int, int], options: dict, a
     check_protocol(SimpleNamespace(name=name, **listings))  # before the work
     table = folder / points.TABLE
     bodies = points.read_points(table) if table.is_file() else {}
-    points.check_files(table, bodies, [file for listing in listings.values() for file in listing.files])
+    points.refuse_strangers(table, bodies, [file for listing in listings.values() for file in listing.files])
     cache.require_room(aside, sum(len(listing.files) for listing in listings.values()), size)
     labels, digests, found = {}, [], {}
     for split, listing in listings.items():

@@ -108,7 +108,7 @@ def _number(place: str, name: str, cell: str) -> float:
     return value
 
 
-def check_files(path: Path, bodies: Mapping[str, Body], files: list[str]) -> None:
+def refuse_strangers(path: Path, bodies: Mapping[str, Body], files: list[str]) -> None:
     """ValueError where the table tells of none of a dataset's pictures: then it was made for another folder."""
     if bodies and bodies.keys().isdisjoint(files):
         raise ValueError(

@@ -7,15 +7,15 @@ stderr where it was asked for something that cannot be, and with 130 after Ctrl-
 import argparse
 import ast
 import difflib
-import functools
 import linecache
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from reidnb import __version__
+from reidnb.sources import dataset_names, profile_names, recipe_titles
 
 HERE = Path(__file__).parent
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -23,43 +23,6 @@ KEPT = (  # the folders of the cache
     *("datasets", "tracklets", "runs", "embeddings", "pose", "pseudo", "styles"),
     *("figures", "pretraining", "drawn_people", "drawn_people_odd"),
 )
-
-
-# ------------------------------------------------------------------------------------------------------ what there is
-
-# Read from the sources, not imported: importing recipes imports torch, which takes seconds, and a slip of the finger
-# should be answered at once. A test holds these to what the modules say.
-
-
-@functools.cache
-def recipe_titles() -> dict[str, str]:
-    """The recipes and their titles, in the order of recipes.py."""
-    calls = [node for node in _nodes("recipes.py") if isinstance(node, ast.Call)]
-    named = [call for call in calls if getattr(call.func, "id", "") == "Recipe" and len(call.args) >= 2]
-    return {call.args[0].value: call.args[1].value for call in sorted(named, key=lambda call: call.lineno)}
-
-
-@functools.cache
-def profile_names() -> list[str]:
-    return list(_keys("PROFILES", "profiles.py"))
-
-
-@functools.cache
-def dataset_names() -> list[str]:
-    return [*_keys("WORLDS", "datasets/*.py"), *_keys("LAYOUTS", "datasets/*.py")]
-
-
-def _nodes(pattern: str) -> Iterator[ast.AST]:
-    for path in sorted(HERE.glob(pattern)):
-        yield from ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-
-
-def _keys(name: str, pattern: str) -> Iterator[str]:
-    """The keys of the dict that is written out as `name = {...}`."""
-    for node in _nodes(pattern):
-        targets = {getattr(target, "id", "") for target in getattr(node, "targets", ())}
-        if name in targets and isinstance(node.value, ast.Dict):
-            yield from (key.value for key in node.value.keys)
 
 
 # ------------------------------------------------------------------------------------------------------ the arguments
@@ -177,6 +140,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     arg("--recipe", type=one_of("recipe", recipe_titles), help=NETWORK)
     which_run(arg)
 
+    arg = add(keypoints, "find 14 key points on every picture below a folder, by mediapipe in a Python of its own")
+    arg("folder", type=Path)
+    arg("--out", type=Path, help="the table (default: keypoints.csv in the folder, where datasets look for it)")
+    arg("--python", type=Path, help="a Python that has mediapipe (default: an environment, made once in the cache)")
+    arg("--only", nargs="+", default=[], metavar="PATTERN", help="these files alone, relative to the folder: 'query/*'")
+    arg("--but", nargs="+", default=[], metavar="PATTERN", help="not these")
+
     arg = add(export, "write a trained network as ONNX, compared with torch")
     arg("recipe", type=one_of("recipe", recipe_titles))
     arg("path", type=Path, metavar="MODEL.onnx")
@@ -269,6 +239,15 @@ def compare(args):
     print(f"one person: {found.likely:.1%} likely, if half of such pairs are one person's")
     print(f"            {found.likely_among(99):.1%}, if one of a hundred candidates is")
     print(f"pairs of two people that lie as near: {found.nearer:.2%}")
+
+
+def keypoints(args):
+    from reidnb.pose_on_photographs import find_keypoints
+
+    found = find_keypoints(args.folder, args.out, args.python, args.only, args.but)
+    bodies = sum(body.points is not None for body in found.values())
+    print(f"somebody was found on {bodies} of {len(found)} pictures ({bodies / max(1, len(found)):.1%})")
+    print(args.out or args.folder / "keypoints.csv")
 
 
 def export(args):

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from reidnb.datasets import ReIDDataset
+from reidnb.datasets.points import without_points
 from reidnb.evaluation import evaluate_features
 from reidnb.experiments import check_seed
 from reidnb.files import cache_root, digest, kept
@@ -98,7 +99,15 @@ def pseudo_label(
     if not len(target):
         raise ValueError(f"{data.name} has no target pictures to cluster")
     plan = _plan(source.recipe, source.profile, epochs, lr)
-    about = [source.key, data.fingerprint, to_plain(plan), asdict(how), int(seed), device.type, precision(device)]
+    about = [
+        source.key,
+        without_points(data.fingerprint),
+        to_plain(plan),
+        asdict(how),
+        int(seed),
+        device.type,
+        precision(device),
+    ]
     about += [code_digest(plan), source_of(_first), source_of(_next), torch.__version__.split("+")[0]]
     folder, key, done = cache_root() / "pseudo", digest(json.dumps(about, sort_keys=True)), []
 

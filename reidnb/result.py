@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from reidnb.datasets import ReIDDataset, open_dataset
+from reidnb.datasets.points import without_points
 from reidnb.evaluation import PairScores, Scores
 from reidnb.files import cache_root, digest, kept_files, put_aside
 from reidnb.generators import styles_fingerprint
@@ -30,7 +31,7 @@ from reidnb.models import weights_fingerprint
 from reidnb.network import ReIDModel
 from reidnb.recipes import Recipe
 from reidnb.runtime import precision
-from reidnb.sources import code_digest, source_of
+from reidnb.sources import code_digest, reads_points, source_of
 
 FORMAT = 2  # of the file; one of another number is older (or newer), and is left alone
 log = logging.getLogger("reidnb")
@@ -95,7 +96,7 @@ class Result:
         options = dict(self.options)
         kept_root = options.pop("root", None)
         data = open_dataset(self.dataset, root or kept_root, self.recipe.size, **options)
-        if data.fingerprint != self.fingerprint:
+        if _seen_by(self.recipe, data.fingerprint) != _seen_by(self.recipe, self.fingerprint):
             there = f"{len(data.query)} queries and {len(data.gallery)} gallery pictures"
             raise ValueError(f"{self.dataset} is not what the run saw: its pictures or labels changed ({there} now)")
         return data
@@ -274,6 +275,11 @@ def from_plain(plain: Any) -> Any:
         raise Elsewhere(plain["is"]) from None  # a class of a reader that is not made by its fields
 
 
+def _seen_by(recipe: Recipe, fingerprint: str) -> str:
+    """What of a dataset a recipe's numbers depend on: key points that were found later make no other run old."""
+    return fingerprint if reads_points(recipe) else without_points(fingerprint)
+
+
 def key_of_run(recipe: Recipe, data: ReIDDataset, seed: int, device: torch.device, profile: str = "full") -> str:
     """What a run is kept under."""
     paints = getattr(recipe.extra, "styles", None) == "stargan"
@@ -283,7 +289,11 @@ def key_of_run(recipe: Recipe, data: ReIDDataset, seed: int, device: torch.devic
         "recipe": to_plain(replace(recipe, title="")),
         "profile": profile,
         "precision": precision(device),
-        "dataset": [data.name, data.fingerprint, *(data.attribute_names if recipe.needs_attributes else ())],
+        "dataset": [
+            data.name,
+            _seen_by(recipe, data.fingerprint),
+            *(data.attribute_names if recipe.needs_attributes else ()),
+        ],
         **({"options": data.options} if data.options else {}),  # a table's row says them, though content be the same
         "seed": int(seed),
         "device": device.type,

@@ -1,6 +1,7 @@
-"""Code as digests: what of ours a run's numbers depend on, and the source of parts that a reader wrote.
+"""Code as digests: what of ours a run's numbers depend on, and the source of parts that a reader wrote; and names read
+from it.
 
-All of it is blind to comments and docstrings, so that words may be mended and no kept run becomes old.
+Digests are blind to comments and docstrings, so that words may be mended and no kept run becomes old.
 """
 
 import ast
@@ -10,6 +11,7 @@ import functools
 import inspect
 import textwrap
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,11 @@ def _files_of_parts(recipe):
     return tuple(sorted(found))
 
 
+def reads_points(recipe: Any) -> bool:
+    """Whether a recipe's code has to do with key points; a reader's own part may."""
+    return PACKAGE / "methods" / "keypoints.py" in _files_of_parts(recipe)
+
+
 def _imported(file):
     """Modules of ours that a file imports."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -145,3 +152,40 @@ def _digest_of_code(shared, own):
             tree.body = [node for node in tree.body if not isinstance(node, (ast.Assign, ast.ImportFrom))]
         texts.append(_without_docstrings(tree))
     return digest(*texts)
+
+
+# ------------------------------------------------------------------------------------------------------ what there is
+
+# Read from the sources, not imported: importing recipes imports torch, which takes seconds, and a slip of the finger
+# should be answered at once. A test holds these to what the modules say.
+
+
+@functools.cache
+def recipe_titles() -> dict[str, str]:
+    """The recipes and their titles, in the order of recipes.py."""
+    calls = [node for node in _nodes("recipes.py") if isinstance(node, ast.Call)]
+    named = [call for call in calls if getattr(call.func, "id", "") == "Recipe" and len(call.args) >= 2]
+    return {call.args[0].value: call.args[1].value for call in sorted(named, key=lambda call: call.lineno)}
+
+
+@functools.cache
+def profile_names() -> list[str]:
+    return list(_keys("PROFILES", "profiles.py"))
+
+
+@functools.cache
+def dataset_names() -> list[str]:
+    return [*_keys("WORLDS", "datasets/*.py"), *_keys("LAYOUTS", "datasets/*.py")]
+
+
+def _nodes(pattern: str) -> Iterator[ast.AST]:
+    for path in sorted(PACKAGE.glob(pattern)):
+        yield from ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def _keys(name: str, pattern: str) -> Iterator[str]:
+    """The keys of the dict that is written out as `name = {...}`."""
+    for node in _nodes(pattern):
+        targets = {getattr(target, "id", "") for target in getattr(node, "targets", ())}
+        if name in targets and isinstance(node.value, ast.Dict):
+            yield from (key.value for key in node.value.keys)

@@ -23,7 +23,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 FLOORS = """
     __main__
     notebook
-    pretraining copies causes clustering yours export
+    pretraining copies causes clustering yours export pose_on_photographs
     experiments
     ledger
     verdicts

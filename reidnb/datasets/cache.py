@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from reidnb import files
+from reidnb.datasets.points import with_points
 from reidnb.datasets.splits import ReIDDataset, Split
 
 FORMAT = 1  # raise it when a change to this package gives other images or labels for the same files
@@ -176,14 +177,23 @@ def write_arrays(paths: list[Path], shapes: list[tuple[int, ...]], rows: Iterabl
     return content.hexdigest()
 
 
-def write_labels(folder: Path, labels: dict[str, np.ndarray], attribute_names: tuple[str, ...], digests: list) -> None:
-    """Write labels.npz: arrays named "<split>.<field>", the attributes' names, and the fingerprint of all content."""
+def write_labels(
+    folder: Path,
+    labels: dict[str, np.ndarray],
+    attribute_names: tuple[str, ...],
+    digests: list,
+    points: dict | None = None,
+) -> None:
+    """Write labels.npz: arrays named "<split>.<field>", the attributes' names, and the fingerprint of all content; in
+    it `points`, arrays of the same names that were found on the pictures, stand apart."""
     fingerprint = files.digest(digests, [(key, labels[key].tobytes()) for key in sorted(labels)])
+    fingerprint = with_points(fingerprint, [points[key] for key in sorted(points)]) if points else fingerprint
     np.savez(
         folder / "labels.npz",
         attribute_names=np.array(attribute_names, dtype=str),
         fingerprint=np.array(fingerprint),
         **labels,
+        **(points or {}),
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from reidnb import files
-from reidnb.datasets import cache, layouts
+from reidnb.datasets import cache, layouts, points
 from reidnb.datasets.people import read_folder
 from reidnb.datasets.splits import ReIDDataset, check_protocol
 from reidnb.datasets.table import read_table
@@ -122,6 +122,7 @@ def open_folder(name: str, root: str | Path | None, size: tuple[int, int] | None
         layout.read(folder, **options)  # a split is written before the folder's state is taken
     parts = [part for mark in (*layout.marks, *layout.also) for part in mark.split("|")]
     parts += [options["attributes"]] if options.get("attributes") else []
+    parts += [points.TABLE] if (folder / points.TABLE).is_file() else []  # without one the state is what it always was
     settings = f"{size[0]}x{size[1]}-{files.digest(str(folder.resolve()), sorted(options.items()))}"
     build = partial(_decode_all, name, folder, size, options)
     return cache.load(name, settings, cache.folder_state(folder, parts), build)
@@ -222,8 +223,11 @@ def _decode_all(name: str, folder: Path, size: tuple[int, int], options: dict, a
     """Fill the folder `aside` with the dataset's arrays."""
     listings = list_splits(name, folder, options)
     check_protocol(SimpleNamespace(name=name, **listings))  # before the work
+    table = folder / points.TABLE
+    bodies = points.read_points(table) if table.is_file() else {}
+    points.refuse_strangers(table, bodies, [file for listing in listings.values() for file in listing.files])
     cache.require_room(aside, sum(len(listing.files) for listing in listings.values()), size)
-    labels, digests = {}, []
+    labels, digests, found = {}, [], {}
     for split, listing in listings.items():
         n = len(listing.files)
         images = cache.in_threads(partial(_decode_one, LAYOUTS[name].source, folder, listing, size), range(n))
@@ -233,7 +237,9 @@ def _decode_all(name: str, folder: Path, size: tuple[int, int], options: dict, a
         for field in ("pids", "camids", "attributes", "tracklets"):
             if getattr(listing, field) is not None:
                 labels[f"{split}.{field}"] = getattr(listing, field).astype(np.int64)
-    cache.write_labels(aside, labels, listings["train"].attribute_names, digests)
+    if bodies and listings["train"].boxes is None:  # a box is cut from a scene, which may hold many bodies
+        found = {f"{split}.keypoints": points.join_points(one.files, bodies, size) for split, one in listings.items()}
+    cache.write_labels(aside, labels, listings["train"].attribute_names, digests, found)
 
 
 def _decode_one(source: Callable, folder: Path, listing: layouts.Listing, size: tuple[int, int], i: int) -> np.ndarray:

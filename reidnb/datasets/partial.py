@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
+from reidnb.datasets.points import without_points
 from reidnb.datasets.splits import ReIDDataset, Split
 from reidnb.files import digest
 
@@ -37,9 +38,10 @@ def cut(dataset: ReIDDataset, twice: ReIDDataset, share: float) -> ReIDDataset:
                 pictures[row] = _cut(image, kept[row], corner[row], (height, width))
             known = {"files": whole.files, "attributes": whole.attributes, "tracklets": whole.tracklets}
             splits[name] = Split(pictures, whole.pids, whole.camids, **known, shots=whole.shots)
-    return replace(
-        dataset, **splits, fingerprint=digest(dataset.fingerprint, twice.fingerprint, "partial", FORMAT, share)
-    )
+    prints = without_points(dataset.fingerprint), without_points(twice.fingerprint)
+    told = digest(*prints, "partial", FORMAT, share)
+    told += dataset.fingerprint.removeprefix(prints[0])  # the training pictures' points are still there
+    return replace(dataset, **splits, fingerprint=told)
 
 
 def _cut(image, kept, corner, size):

@@ -15,7 +15,9 @@ from reidnb.video import Recurrent
 
 CELLS = (2, 4, 8)  # pixels of the frame along a side of a flow's cell, finest first
 WEIGHTS = (1.0, 0.5, 0.25)  # of the three outputs in the loss
-STIFF = 100.0  # squared greys a pixel: where the frame changes less than this from pixel to pixel, nothing seems to move
+STIFF = (
+    100.0  # squared greys a pixel: where the frame changes less than this from pixel to pixel, nothing seems to move
+)
 STEP = 2.0  # pixels: a usual motion, so that motion features are about as long as features of length 1
 
 
@@ -63,8 +65,8 @@ def _double(maps):
 
 
 def correlation(first: Tensor, second: Tensor, reach: int) -> Tensor:
-    """How alike each cell of the first map (N, C, h, w) is to the second's cells up to `reach` away: the mean product of
-    their features of unit length -> (N, (2 reach + 1)^2, h, w), row by row of shifts; 0 outside."""
+    """How alike each cell of the first map (N, C, h, w) is to the second's cells up to `reach` away: the cosine of
+    their features -> (N, (2 reach + 1)^2, h, w), row by row of shifts; 0 outside."""
     (h, w), side = first.shape[2:], 2 * reach + 1
     first, second = (F.normalize(maps, dim=1) for maps in (first, second))
     second = F.pad(second, [reach] * 4)
@@ -109,7 +111,7 @@ def train_motion(
     seed: int = 0,
     steps: int = 600,
     batch: int = 32,
-    lr: float = 2e-3,
+    lr: float = 3e-3,
 ) -> MotionNet:
     """Learn the flow (P, H, W, 2), known (P, H, W) of the pairs of frames rows and rows + 1 of images (M, 3, H, W).
     Half of every batch is seen in a mirror. ValueError without a pair."""
@@ -118,7 +120,7 @@ def train_motion(
     torch.manual_seed(seed)
     rng, net = np.random.default_rng(seed), MotionNet()
     optimizer = torch.optim.Adam(net.parameters(), lr)
-    course = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps)
+    course = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         chosen = rng.choice(len(rows), batch)
         pairs = pairs_of(images[rows[chosen]], images[rows[chosen] + 1])

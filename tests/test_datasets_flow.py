@@ -93,8 +93,11 @@ def test_legs_swing_against_each_other(planned):
         sides[side] = (theirs[own][1] - mine[own][1])[:, 0].mean()
     assert sides["left"] * sides["right"] < 0 and abs(sides["left"]) > 2
     for side in sides:  # the hand is its own arm's
-        hand, arm = ((*name[:2], kind, part, side, 0) for kind, part in (("blob", "arm"), ("limb", "sleeve")))
-        assert hand in mine and np.abs(mine[hand][1].mean(0) - mine[arm][1]).sum(1).min() < 4
+        hand = mine[(*name[:2], "blob", "arm", side, 0)][1].mean(0)
+        arms = [mine[key][1] for key in mine if key[2] == "limb" and key[3] in ("arm", "sleeve")]
+        own = [mine[key][1] for key in mine if key[2] == "limb" and key[3] in ("arm", "sleeve") and key[4] == side]
+        nearest = [min(np.hypot(*(ends - hand).T).min() for ends in some) for some in (own, arms)]
+        assert nearest[0] == nearest[1] < 2
 
 
 def test_back_again(planned):

@@ -1,6 +1,6 @@
 """What motion adds to what is seen (AMOC): a motion network, and two streams under one recurrent network, by frames of
-the baseline `ide` -> reidnb/results/motion.csv. Some ten minutes a world on one thread; the rows of a world and a change
-are written when they are done, and are not made again for the same run. `python workflow/motion.py --worlds 0 1 2`"""
+the baseline `ide` -> reidnb/results/motion.csv. Some ten minutes a world on one thread; the rows of a world and a
+change are written when they are done, and are not made again for the same run. `python workflow/motion.py`"""
 
 import argparse
 
@@ -24,6 +24,7 @@ CHANGES = {
     "gait=1.0": {"gait": 1.0},
     "gait=1.0, lookalikes=2.0": {"gait": 1.0, "lookalikes": 2.0},
 }
+WORLDS = range(5)
 PLACES = ("flow", "half", "quarter", "eighth")  # where an endpoint error is taken: every pixel, and each output's cells
 TEST = 5  # every fifth pair of the test tracklets is enough for an endpoint error
 
@@ -51,8 +52,8 @@ def errors(found, truth, known) -> dict:
 
 
 def networks(seed: int) -> tuple[dict, list[dict]]:
-    """Motion networks of the unchanged world, taught by the truth and by the classical estimator -> ({teacher: network},
-    rows of endpoint errors on test tracklets)."""
+    """Motion networks of the unchanged world, taught by the truth and by the classical estimator -> ({teacher:
+    network}, rows of endpoint errors on test tracklets)."""
     seen, (world, planned) = open_video(world=seed), walks(world=seed)
     truths, parts = {half: flows_of(world, planned[half]) for half in planned}, (seen.train, seen.gallery)
     (train, rows), (test, test_rows) = ((part, pairs_with_next(part)) for part in parts)
@@ -110,7 +111,7 @@ def measured(result, nets: dict, seed: int, changes: dict) -> list[dict]:
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--changes", nargs="*", default=list(CHANGES), choices=list(CHANGES))
-    parser.add_argument("--worlds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--worlds", nargs="*", type=int, default=list(WORLDS))
     given = parser.parse_args()
     table = pd.read_csv(FILE, keep_default_na=False) if FILE.exists() else pd.DataFrame(columns=["seed", "changes"])
     for seed in given.worlds:

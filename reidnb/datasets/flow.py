@@ -1,4 +1,4 @@
-"""True optical flow (光流): where each pixel of a drawn frame goes until the next one. No camera knows it; the world does.
+"""True optical flow (光流): where each pixel of a drawn frame goes until the next one. The world knows it.
 
 A frame is drawn from strokes: limbs between two joints, ellipses, polygons, lines. Both frames of a pair are drawn once
 more, each stroke in a number of its own instead of a colour. The number says which stroke a pixel shows, and the affine
@@ -184,8 +184,8 @@ def view(world: World, shot: Shot) -> tuple[float, float, float]:
 def true_flow(world: World, shot: Shot, after: Shot) -> Flow:
     """Where each pixel of the frame `shot` goes until the frame `after`, one `Flow`.
 
-    Where somebody else is in the box (the tracker's mistake), or a stroke is seen in one frame alone (a pocket on a back
-    that turns), nothing is known. Shadows count as what they fall on. ValueError for frames of two cameras.
+    Where somebody else is in the box (the tracker's mistake), or a stroke is seen in one frame alone (a pocket on a
+    back that turns), nothing is known. Shadows count as what they fall on. ValueError for frames of two cameras.
     """
     return _between(world, shot, after, numbered(world, shot), numbered(world, after))
 

@@ -158,8 +158,8 @@ def open_video(
 
 
 def walks(name: str = "synthetic", size: tuple[int, int] = (64, 32), world: int = 0, **options) -> tuple:
-    """What a drawn video was drawn from, under the options of `open_video`: (the `synthetic.World`, {"train", "test"}: a
-    list of `synthetic.Shot` for each tracklet, in order). Nothing is drawn."""
+    """What a drawn video was drawn from, under the options of `open_video`: (the `synthetic.World`, {"train", "test"}:
+    a list of `synthetic.Shot` for each tracklet, in order). Nothing is drawn."""
     if name not in WORLDS:
         raise ValueError(f"only a drawn video has a plan ({', '.join(WORLDS)}); {name} was filmed")
     plan, options = _chosen(name, None, size, world, options)

@@ -15,9 +15,7 @@ from reidnb.video import Recurrent
 
 CELLS = (2, 4, 8)  # pixels of the frame along a side of a flow's cell, finest first
 WEIGHTS = (1.0, 0.5, 0.25)  # of the three outputs in the loss
-STIFF = (
-    100.0  # squared greys a pixel: where the frame changes less than this from pixel to pixel, nothing seems to move
-)
+STIFF = 100.0  # squared greys a pixel: where neighbours differ by less, nothing seems to move
 STEP = 2.0  # pixels: a usual motion, so that motion features are about as long as features of length 1
 
 

@@ -38,7 +38,7 @@ def test_what_is_drawn_in_numbers_is_what_is_drawn_in_colours(planned):
     world, halves = planned
     occluder = synthetic.PARTS.index("occluder")
     for shot in [walk[0] for half in halves.values() for walk in half]:
-        mask, (numbers, names) = synthetic.draw(world, shot).mask, flow.numbered(world, shot)
+        mask, (numbers, names) = synthetic.draw(world, shot).mask, flow.stroke_numbers(world, shot)
         role = {number: name[0] for name, (number, _, _) in names.items()}
         wanted = {"person": (mask > 0) & (mask < occluder), "walker": mask == occluder, "thing": mask == occluder}
         for which, where in wanted.items():
@@ -85,7 +85,7 @@ def test_legs_swing_against_each_other(planned):
     """Seen from the side, around the moment when the legs pass: one foot goes forward on the picture, one back."""
     world, halves = planned
     shot = replace(halves["train"][0][0], occluder="", company=0.0, dx=0.0, dy=0.0, scale=1.0, yaw=90.0, phase=-0.3)
-    (_, mine), (_, theirs) = (flow.numbered(world, replace(shot, phase=phase)) for phase in (-0.3, 0.3))
+    (_, mine), (_, theirs) = (flow.stroke_numbers(world, replace(shot, phase=phase)) for phase in (-0.3, 0.3))
     name = next(name for name in mine if name[2:4] == ("limb", "shoe"))
     sides = {}
     for side in ("left", "right"):

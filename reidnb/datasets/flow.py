@@ -101,7 +101,7 @@ def _round(centre, rx, ry):
     return (x - rx, y), (x + rx, y), (x, y - ry), (x, y + ry)
 
 
-def numbered(world: World, shot: Shot) -> tuple[np.ndarray, dict]:
+def stroke_numbers(world: World, shot: Shot) -> tuple[np.ndarray, dict]:
     """A frame in numbers of strokes instead of colours -> (int32 (H, W), {name: (number, points, half widths)}).
 
     Figures stand where `synthetic.draw` puts them; 0 is the background. Points are in pixels of the frame.
@@ -187,7 +187,7 @@ def true_flow(world: World, shot: Shot, after: Shot) -> Flow:
     Where somebody else is in the box (the tracker's mistake), or a stroke is seen in one frame alone (a pocket on a
     back that turns), nothing is known. Shadows count as what they fall on. ValueError for frames of two cameras.
     """
-    return _between(world, shot, after, numbered(world, shot), numbered(world, after))
+    return _between(world, shot, after, stroke_numbers(world, shot), stroke_numbers(world, after))
 
 
 def _between(world, shot, after, first, second) -> Flow:
@@ -224,7 +224,7 @@ def flows_of(world: World, walks: Sequence[Sequence[Shot]]) -> tuple[np.ndarray,
     flow, known = np.zeros((count, *world.size, 2), np.float16), np.zeros((count, *world.size), bool)
     start = 0
     for walk in walks:
-        drawn = [numbered(world, shot) for shot in walk]
+        drawn = [stroke_numbers(world, shot) for shot in walk]
         for i in range(len(walk) - 1):
             found = _between(world, walk[i], walk[i + 1], drawn[i], drawn[i + 1])
             flow[start + i], known[start + i] = found.pixels, found.known

@@ -31,7 +31,7 @@ FLOORS = """
     recipes
     methods failures profiles
     generators
-    training
+    training motion
     inference video
     network
     models

@@ -71,3 +71,23 @@ def test_titles_that_do_not_fit_are_refused():
         plots.film_strips(STRIPS, titles=["one"])
     with pytest.raises(ValueError, match="strips"):
         plots.film_strips([])
+
+
+def test_flow_in_colours():
+    """Still is white; opposite ways have opposite hues; beyond the most nothing grows."""
+    flow = np.array([[(0, 0), (4, 0), (-4, 0), (0, 4), (2, 0), (40, 0)]], float)
+    found = plots.flow_colours(flow, 4)
+    np.testing.assert_allclose(found[0, :3], [(1, 1, 1), (1, 0, 0), (0, 1, 1)], atol=1e-6)
+    np.testing.assert_allclose(found[0, 4:], [(1, 0.5, 0.5), (1, 0, 0)], atol=1e-6)
+    assert found[0, 3, 1] > found[0, 3, 0] > found[0, 3, 2], "down is a yellow green"
+
+
+def test_flow_grid_has_frames_flows_and_a_wheel():
+    frames, flows = [strip(10)[0], strip(20)[0]], [np.full((8, 4, 2), 3.0), np.zeros((64, 32, 2))]
+    figure = plots.flow_grid({"frame": frames, "flow": flows}, most=6)
+    assert [ax.get_title() for ax in figure.axes] == ["frame", "", "flow", "", "goes to ..."]
+    assert figure.axes[2].images[0].get_array().shape == (8, 4, 3) and "6.0" in figure.axes[4].texts[0].get_text()
+    arrows = figure.axes[2].collections[0]
+    assert (arrows.U == 3).all() and (arrows.V == 3).all() and not len(figure.axes[3].collections[0].U)
+    with pytest.raises(ValueError, match="one length"):
+        plots.flow_grid({"frame": frames, "flow": flows[:1]})

@@ -144,12 +144,7 @@ def open_video(
     if name not in WORLDS:
         data = open_dataset(name, root, size, **options)
         return Video(name, *(tracklets_of(part) for part in (data.train, data.query, data.gallery)))
-    plan = {key: options.pop(key, usual) for key, usual in PLAN.items()}
-    _check_plan(plan)
-    if root is not None or not isinstance(world, (int, np.integer)) or world < 0:
-        raise ValueError(f"{name} is drawn: it has no root, and world is a whole number from 0; got {root}, {world}")
-    options = {**WORLDS[name], **options}
-    options |= {"seed": options.get("seed", 0) + world, "size": cache.check_size(size)}
+    plan, options = _chosen(name, root, size, world, options)
     chosen = sorted(plan.items()), sorted(options.items())
     key = files.digest(SOURCE, source_of(_draw_all), *chosen)  # whoever edits the plan draws it anew
     opened = {}
@@ -160,6 +155,29 @@ def open_video(
     home = files.cache_root() / "tracklets" / f"{name}-{key}"
     train, test = opened[files.kept(home, partial(_draw_all, options, plan), read)]
     return Video(name, train, test.select(test.pids > 0), test)
+
+
+def walks(name: str = "synthetic", size: tuple[int, int] = (64, 32), world: int = 0, **options) -> tuple:
+    """What a drawn video was drawn from, under the options of `open_video`: (the `synthetic.World`, {"train", "test"}:
+    a list of `synthetic.Shot` for each tracklet, in order). Nothing is drawn."""
+    if name not in WORLDS:
+        raise ValueError(f"only a drawn video has a plan ({', '.join(WORLDS)}); {name} was filmed")
+    plan, options = _chosen(name, None, size, world, options)
+    planned, halves = make_world(options), {"train": [], "test": []}
+    for half, shots in _plan_all(planned, plan):
+        halves[half].append(shots)
+    return planned, halves
+
+
+def _chosen(name, root, size, world, options: dict) -> tuple[dict, dict]:
+    """(plan, options of the world), whole and checked."""
+    plan = {key: options.get(key, usual) for key, usual in PLAN.items()}
+    options = {key: value for key, value in options.items() if key not in PLAN}
+    _check_plan(plan)
+    if root is not None or not isinstance(world, (int, np.integer)) or world < 0:
+        raise ValueError(f"{name} is drawn: it has no root, and world is a whole number from 0; got {root}, {world}")
+    options = {**WORLDS[name], **options}
+    return plan, options | {"seed": options.get("seed", 0) + world, "size": cache.check_size(size)}
 
 
 def tracklets_of(split: Split) -> Tracklets:

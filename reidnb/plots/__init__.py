@@ -44,13 +44,14 @@ from reidnb.plots.pictures import (
 )
 from reidnb.plots.poses import parts_over, skeletons
 from reidnb.plots.stripes import aligned_pair, alignments, rigid_pairs, stripe_maps, stripes_and_votes
-from reidnb.plots.tracklets import film_strips
+from reidnb.plots.tracklets import film_strips, flow_colours, flow_grid
 from reidnb.plots.widgets import page
 
 __all__ = [
     "BLUE", "GREEN", "GREY", "ORANGE", "RED", "aligned_pair", "alignments", "attribute_cards", "before_and_after",
     "camera_heat", "claim_bars", "claim_seeds", "cmc_curves", "cooccurrence", "diagram", "distance_histogram",
-    "domain_maps", "embedding_map", "film_strips", "filmstrip", "forces", "gain_intervals", "histories", "mistakes",
+    "domain_maps", "embedding_map", "film_strips", "filmstrip", "flow_colours",
+    "flow_grid", "forces", "gain_intervals", "histories", "mistakes",
     "page",
     "paper_and_ours", "parts_over", "people_grid", "picture_grid", "picture_map", "picture_row", "plane", "rankings",
     "rigid_pairs", "save", "seed_dots", "sensitivity", "series_look", "show_person", "skeletons", "stripe_maps",

@@ -20,7 +20,7 @@ STEP = 2.0  # pixels: a usual motion, so that motion features are about as long 
 
 
 class MotionNet(nn.Module):
-    """Two frames (N, 6, H, W), scaled by `pairs_of`, -> three flows, finest first. H and W are multiples of 8.
+    """Two frames (N, 6, H, W), scaled by `six_channels`, -> three flows, finest first. H and W are multiples of 8.
 
     Like a U-Net, or FlowNet: three steps down, two up. The frames are compared by their features at a quarter of the
     size, each place with its neighbours up to `reach` cells away.
@@ -73,7 +73,7 @@ def correlation(first: Tensor, second: Tensor, reach: int) -> Tensor:
     return torch.stack([(first * second[:, :, y : y + h, x : x + w]).sum(1) for y, x in shifts], 1)
 
 
-def pairs_of(before: np.ndarray, after: np.ndarray) -> Tensor:
+def six_channels(before: np.ndarray, after: np.ndarray) -> Tensor:
     """Frames uint8 (N, 3, H, W), twice, -> what the network takes, float32 (N, 6, H, W)."""
     frames = np.concatenate([before, after], 1)
     return (torch.from_numpy(frames).float() - 128) / 64
@@ -122,7 +122,7 @@ def train_motion(
     course = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         chosen = rng.choice(len(rows), batch)
-        pairs = pairs_of(images[rows[chosen]], images[rows[chosen] + 1])
+        pairs = six_channels(images[rows[chosen]], images[rows[chosen] + 1])
         truth = torch.from_numpy(np.float32(flow[chosen])).permute(0, 3, 1, 2).contiguous()
         where, half = torch.from_numpy(known[chosen]), batch // 2
         pairs[:half], truth[:half], where[:half] = pairs[:half].flip(3), truth[:half].flip(3), where[:half].flip(2)
@@ -198,7 +198,7 @@ def motion_features(net: MotionNet, tracklets: Tracklets, block: int = 256) -> n
     first, second = (tracklets.rows[places] for places in next_frames(tracklets))
     found = []
     for some in np.split(np.arange(len(first)), range(block, len(first), block)):
-        _, middle, coarse = net(pairs_of(tracklets.images[first[some]], tracklets.images[second[some]]))
+        _, middle, coarse = net(six_channels(tracklets.images[first[some]], tracklets.images[second[some]]))
         found.append(torch.cat([middle.flatten(1), coarse.flatten(1)], 1).numpy())
     found = np.concatenate(found)
     return found / (STEP * found.shape[1] ** 0.5)

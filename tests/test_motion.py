@@ -43,7 +43,7 @@ def test_three_outputs_and_what_is_no_pair():
 
 def test_pairs_are_two_frames_scaled():
     frames = tracklets_of(3).images
-    found = motion.pairs_of(frames[:2], frames[1:])
+    found = motion.six_channels(frames[:2], frames[1:])
     assert found.shape == (2, 6, 32, 16) and found.dtype == torch.float32
     assert found[1, 4, 5, 6] == (int(frames[2, 1, 5, 6]) - 128) / 64
 
@@ -104,9 +104,9 @@ def test_the_network_learns_to_follow():
     other, truth = sliding(16, seed=1)
     truth = torch.from_numpy(truth).permute(0, 3, 1, 2)
     with torch.no_grad():
-        ahead = net(motion.pairs_of(other[::2], other[1::2]))
-        back = net(motion.pairs_of(other[1::2], other[::2]))
-        still = net(motion.pairs_of(other[::2], other[::2]))
+        ahead = net(motion.six_channels(other[::2], other[1::2]))
+        back = net(motion.six_channels(other[1::2], other[::2]))
+        still = net(motion.six_channels(other[::2], other[::2]))
     error = motion.endpoint_loss(ahead, truth, torch.ones(16, 32, 16), (1, 0, 0))
     assert error < 0.5 * motion.endpoint_error(torch.zeros_like(truth), truth, torch.ones(16, 32, 16))
     a, b = (flows[1].mean((2, 3)).flatten() for flows in (ahead, back))
@@ -165,7 +165,7 @@ def test_motion_features_of_one_frame_of_equal_ones_and_of_hidden_ones():
     np.testing.assert_allclose(found[2], found[3])
     assert np.abs(found[0] - found[1]).max() > 0
     with torch.no_grad():
-        pair = net(motion.pairs_of(images[:1], images[1:2]))
+        pair = net(motion.six_channels(images[:1], images[1:2]))
     wanted = torch.cat([pair[1].flatten(), pair[2].flatten()]).numpy() / (2 * 80**0.5)
     np.testing.assert_allclose(found[0], wanted, atol=1e-5)
     backwards = Tracklets(images, part.rows[::-1].copy(), part.lengths[::-1].copy(), part.pids, part.camids)

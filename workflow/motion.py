@@ -74,7 +74,9 @@ def networks(seed: int) -> tuple[dict, list[dict]]:
     lines.append({"way": "Lucas-Kanade", **errors(guess, truth, known)})
     for teacher, net in nets.items():
         with torch.inference_mode():
-            lines.append({"way": f"network, {teacher}", **errors(net(motion.pairs_of(before, after)), truth, known)})
+            lines.append(
+                {"way": f"network, {teacher}", **errors(net(motion.six_channels(before, after)), truth, known)}
+            )
     return nets, lines
 
 

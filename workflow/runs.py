@@ -152,17 +152,18 @@ def batch(profile: str, dataset: str = "synthetic") -> dict[str, str]:
 
 
 def minutes(runs: dict[str, str], measured: list[dict], cores: int) -> float:
-    """How long runs as `batch` gives them take from nothing, by the seconds of rows of results/runs.csv: the median of
-    the same recipe's (some were made beside other work), else that of all."""
+    """How long runs as `batch` gives them take from nothing, by the seconds of rows of results/runs.csv: the least of
+    the same recipe's (other work beside a run only slows it down), else the median of those."""
     seconds = {}
     for row in measured:
         if not isnan(took := float(row["seconds"])):
             seconds.setdefault(row["recipe"], []).append(took)
-    every = [value for values in seconds.values() for value in values] or [60.0]
+    least = {recipe: min(values) for recipe, values in seconds.items()}
+    usual = median(least.values() or [60.0])
     total = 0.0
     for words in runs.values():
         recipe, seeds = words.split()[0], int(words.split("--seeds ")[1].split()[0])
-        total += seeds * median(seconds.get(recipe, every))
+        total += seeds * least.get(recipe, usual)
     return total / cores / 60
 
 

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from reidnb.datasets import ReIDDataset
 from reidnb.datasets.points import without_points
 from reidnb.evaluation import evaluate_features
+from reidnb.evaluation.reranking import describe
 from reidnb.experiments import check_seed
 from reidnb.files import cache_root, digest, kept
 from reidnb.inference import embed
@@ -157,21 +158,9 @@ def jaccard_distances(features: np.ndarray, k1: int = 20, k2: int = 6, within: f
     """
     from scipy import sparse
 
-    x = torch.as_tensor(features).float()
-    near, farthest = _neighbours(x, max(k1 + 1, k2))
-    inside = _ones(near[:, : k1 + 1])
-    mutual = inside.multiply(inside.T).tocsr()  # they are among each other's neighbours
-    half = _ones(near[:, : round(k1 / 2) + 1])
-    half = half.multiply(half.T).tocsr()
-    joins = mutual.multiply(mutual @ half.T).tocsr()  # how much of a neighbour's smaller set is in one's own
-    joins.data = (3 * joins.data > 2 * half.sum(1)[joins.indices]).astype(np.float32)
-    i, j = (mutual + joins @ half).nonzero()
-    apart = torch.cat([(x[a] - x[b]).square().sum(1) for a, b in _pairs(i, j)]).numpy()
-    weights = sparse.csr_array((np.exp(-apart / farthest[i]), (i, j)), shape=2 * (len(x),))
-    weights = sparse.diags_array(1 / weights.sum(1)) @ weights
-    weights = (_ones(near[:, :k2]) / min(k2, len(x)) @ weights).tocsr()
+    weights = describe(torch.as_tensor(features).float(), k1, k2).tocsr()
     columns = weights.T.tocsr()
-    return sparse.vstack([_jaccard(weights[i : i + 16], columns, within) for i in range(0, len(x), 16)]).tocsr()
+    return sparse.vstack([_jaccard(weights[i : i + 16], columns, within) for i in range(0, len(features), 16)]).tocsr()
 
 
 def agreement(labels: np.ndarray, people: np.ndarray) -> dict[str, float]:
@@ -267,31 +256,6 @@ def _load(file: Path, model: ReIDModel, plan: Recipe) -> Stage:
 
 
 # ------------------------------------------------------------------------------------------- neighbours of one set
-
-
-def _neighbours(x, keep, block=512):
-    """Each picture's nearest (N, keep), itself the first, and its largest squared distance (N,)."""
-    lengths, near, farthest = x.square().sum(1), [], []
-    for start in range(0, len(x), block):
-        own = x[start : start + block]
-        squared = lengths[start : start + len(own), None] + lengths - 2 * own @ x.T
-        farthest.append(squared.amax(1))
-        squared[range(len(own)), range(start, start + len(own))] = -1  # nearer than any duplicate
-        near.append(squared.topk(min(keep, len(x)), largest=False).indices)
-    return torch.cat(near).numpy(), torch.cat(farthest).clamp(min=torch.finfo(torch.float32).tiny).numpy()
-
-
-def _ones(near):
-    """Neighbours (N, k) -> ones in a sparse (N, N) matrix."""
-    from scipy import sparse
-
-    n, k = near.shape
-    return sparse.csr_array((np.ones(n * k, np.float32), near.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n))
-
-
-def _pairs(i, j, size=1 << 16):
-    for start in range(0, len(i), size):
-        yield i[start : start + size], j[start : start + size]
 
 
 def _jaccard(own, columns, within):

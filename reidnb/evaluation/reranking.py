@@ -38,15 +38,20 @@ def rerank(query_features, gallery_features, k1: int = 20, k2: int = 6, lambda_v
         raise ValueError(f"lambda_value, the original distance's share, must lie in [0, 1], got {lambda_value!r}")
     features, queries = _joined(query_features, gallery_features)
     images, squared, farthest, original = _neighbours(features, queries, max(k1 + 1, k2), block)
-    weights = _weights(features, images[:, : k1 + 1], squared[:, : k1 + 1], farthest, k1)
-    nearest = images[:, :k2]
-    weights = _sparse(nearest, np.full(nearest.shape, 1 / nearest.shape[1])) @ weights  # local query expansion
+    weights = _descriptions(features, images, squared, farthest, k1, k2)
     final = np.multiply(original, (lambda_value / farthest[:queries, None]).astype(np.float32), out=original)
     for rows, jaccard in _jaccard(weights, queries):
         final[rows] += (1 - lambda_value) * jaccard
     if isinstance(query_features, torch.Tensor):
         return torch.from_numpy(final).to(query_features.device)
     return final
+
+
+def describe(features: torch.Tensor, k1: int = 20, k2: int = 6, block: int = 512):
+    """How each of N images, of float32 features (N, D), is described by all: the rows, of sum 1, whose Jaccard
+    distances `rerank` takes -> sparse float32 (N, N)."""
+    images, squared, farthest, _ = _neighbours(features, 0, max(k1 + 1, k2), block)
+    return _descriptions(features, images, squared, farthest, k1, k2)
 
 
 def _joined(query_features, gallery_features):
@@ -115,6 +120,13 @@ def _keep_nearest(images, squared, distances, first):
 
 
 # ------------------------------------------------------------------------------- neighbours, as sparse matrices
+
+
+def _descriptions(features, images, squared, farthest, k1, k2):
+    """The weights of each image, averaged over its k2 nearest (local query expansion, sec. 3.4)."""
+    weights = _weights(features, images[:, : k1 + 1], squared[:, : k1 + 1], farthest, k1)
+    nearest = images[:, :k2]
+    return _sparse(nearest, np.full(nearest.shape, 1 / nearest.shape[1])) @ weights
 
 
 def _weights(features, images, squared, farthest, k1):

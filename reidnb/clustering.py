@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from reidnb.datasets import ReIDDataset
 from reidnb.datasets.points import without_points
 from reidnb.evaluation import evaluate_features
-from reidnb.evaluation.reranking import describe
+from reidnb.evaluation.reranking import neighbour_weights
 from reidnb.experiments import check_seed
 from reidnb.files import cache_root, digest, kept
 from reidnb.inference import embed
@@ -158,7 +158,7 @@ def jaccard_distances(features: np.ndarray, k1: int = 20, k2: int = 6, within: f
     """
     from scipy import sparse
 
-    weights = describe(torch.as_tensor(features).float(), k1, k2).tocsr()
+    weights = neighbour_weights(torch.as_tensor(features).float(), k1, k2).tocsr()
     columns = weights.T.tocsr()
     return sparse.vstack([_jaccard(weights[i : i + 16], columns, within) for i in range(0, len(features), 16)]).tocsr()
 

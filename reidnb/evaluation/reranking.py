@@ -47,7 +47,7 @@ def rerank(query_features, gallery_features, k1: int = 20, k2: int = 6, lambda_v
     return final
 
 
-def describe(features: torch.Tensor, k1: int = 20, k2: int = 6, block: int = 512):
+def neighbour_weights(features: torch.Tensor, k1: int = 20, k2: int = 6, block: int = 512):
     """How each of N images, of float32 features (N, D), is described by all: the rows, of sum 1, whose Jaccard
     distances `rerank` takes -> sparse float32 (N, N)."""
     images, squared, farthest, _ = _neighbours(features, 0, max(k1 + 1, k2), block)

@@ -51,9 +51,11 @@ class PNGAN:
 
 
 class PoseGenerator(nn.Module):
-    """Pictures (N, 3, H, W) in [-1, 1] and skeletons (N, 3, H, W) -> those people in those poses; H and W multiples of
-    16. A U-Net: four convolutions halve the map, four double it, and each of these is given what went in on the way
-    down."""
+    """Pictures (N, 3, H, W) in [-1, 1] and skeletons (N, 3, H, W) -> those people in those poses.
+
+    H and W are multiples of 16. A U-Net: four convolutions halve the map, four double it, and each of these is given
+    what went in on the way down.
+    """
 
     def __init__(self, width=20):
         super().__init__()

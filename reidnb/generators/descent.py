@@ -1,4 +1,4 @@
-"""What the loops of DCGAN and PTGAN share: a step down, weights averaged over the steps, a line of history."""
+"""What the loops of DCGAN, PTGAN and PN-GAN share: a step down, weights averaged over the steps, a line of history."""
 
 import logging
 import math

@@ -2,7 +2,7 @@
 
 Frames come as features (F, D), a row a frame, with the lengths (T,) of the tracklets that they belong to, in order. An
 aggregation is called with frames (N, L, D), padded, and a mask (N, L) that says which are real, and gives (N, D').
-Those that look at frames one by one give the same whatever their order; `Recurrent` does not, and must not.
+Those that look at frames one by one give the same whatever their order; `Recurrent` and `Volume` do not, and must not.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reidnb.batches import make_batch
 from reidnb.datasets.tracklets import Tracklets, tracklet_batches
 from reidnb.evaluation import Scores, euclidean_distances, evaluate
 from reidnb.losses import contrastive_loss, cross_entropy
@@ -87,8 +88,8 @@ class Recurrent(nn.Module):
     """Frames in their order through a network that remembers, then the mean over time of what it says.
 
     kind "rnn" is McLaughlin et al. (2016): o_t = W f_t + V r_(t-1), r_t = tanh(o_t), and the mean of all o_t; "lstm" a
-    bidirectional LSTM, of twice `hidden` values; "convolution" one over time (kernel 3); "layer" W f_t alone: a control
-    that learns, and has no memory.
+    bidirectional LSTM, of twice `hidden` values; "convolution" one over time (kernel 3) and a ReLU, without which the
+    mean over time would undo it; "layer" W f_t alone: a control that learns, and has no memory.
     """
 
     def __init__(self, width: int, kind: str = "rnn", hidden: int = 128):
@@ -109,7 +110,7 @@ class Recurrent(nn.Module):
         """What it says after each frame (N, L, hidden); nothing that stands behind a tracklet's end is heard."""
         frames = frames * mask[:, :, None] * frames.shape[-1] ** 0.5
         if self.kind == "convolution":
-            return self.conv(frames.transpose(1, 2)).transpose(1, 2)
+            return self.conv(frames.transpose(1, 2)).relu().transpose(1, 2)
         if self.kind == "lstm":
             lengths = mask.sum(1).clamp(min=1).cpu()
             packed = nn.utils.rnn.pack_padded_sequence(frames, lengths, batch_first=True, enforce_sorted=False)
@@ -122,6 +123,31 @@ class Recurrent(nn.Module):
             said.append(seen[:, t] + self.recall(memory))
             memory = said[-1].tanh()
         return torch.stack(said, 1)
+
+    def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
+        return mean(self.states(frames, mask), mask)
+
+
+class Volume(nn.Module):
+    """A 3-D convolution: the frames' maps through one over time, height and width, and the mean of all that it says.
+
+    Frames are maps of `shape` (C, h, w), laid out in a row (N, L, C * h * w). `reach` is how many of them in a row the
+    convolution sees; 1 is the control, the same convolution of each frame by itself, blind to the order.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], reach: int = 3, inner: int = 64, hidden: int = 128):
+        super().__init__()
+        if reach < 1 or reach % 2 == 0:
+            raise ValueError(f"reach must be an odd number of frames, got {reach}")
+        self.shape = tuple(shape)
+        self.narrow = nn.Sequential(nn.Conv3d(shape[0], inner, 1, bias=False), nn.BatchNorm3d(inner), nn.ReLU())
+        self.conv = nn.Conv3d(inner, hidden, (reach, 3, 3), padding=(reach // 2, 1, 1))
+
+    def states(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """What it says around each frame (N, L, hidden); nothing that stands behind a tracklet's end is heard."""
+        cells = frames.unflatten(2, self.shape).transpose(1, 2)  # (N, C, L, h, w)
+        seen = self.narrow(cells) * mask[:, None, :, None, None]
+        return self.conv(seen).relu().mean((3, 4)).transpose(1, 2)
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         return mean(self.states(frames, mask), mask)
@@ -172,6 +198,16 @@ def _ragged(features, lengths) -> tuple[np.ndarray, np.ndarray]:
     if features.ndim != 2 or lengths.ndim != 1 or lengths.sum() != len(features) or (lengths < 0).any():
         raise ValueError(f"lengths that add up to {lengths.sum()} for features (F, D) of shape {features.shape}")
     return features, lengths
+
+
+@torch.inference_mode()
+def maps(model: nn.Module, images, block: int = 256) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """What `Volume` looks at: the backbone's maps of images uint8 (N, 3, H, W), laid out in a row, float32
+    (N, C * h * w), and their shape (C, h, w). The model is put in evaluation mode."""
+    backbone = model.backbone.cpu().eval()
+    rows = np.split(np.arange(len(images)), range(block, len(images), block))
+    found = torch.cat([backbone(make_batch(images, some)).float() for some in rows])
+    return found.flatten(1).numpy(), tuple(found.shape[1:])
 
 
 def train_head(

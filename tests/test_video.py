@@ -12,7 +12,9 @@ from reidnb import video
 from reidnb.datasets.tracklets import Tracklets
 from reidnb.evaluation import evaluate_features
 
-WIDTH = 6
+WIDTH = 12
+SHAPE = (3, 2, 2)  # of maps, for a 3-D convolution
+VOLUMES = {"volume": 3, "volume, blind": 1}
 
 
 def made(lengths, seed=0, width=WIDTH):
@@ -31,7 +33,12 @@ def unit(vector):
 def learned(kind):
     """A head with weights that are no longer those it begins with."""
     torch.manual_seed(1)
-    head = video.Scored(WIDTH, kind, 5) if kind in ("attention", "quality") else video.Recurrent(WIDTH, kind, 4)
+    if kind in ("attention", "quality"):
+        head = video.Scored(WIDTH, kind, 5)
+    elif kind in VOLUMES:
+        head = video.Volume(SHAPE, VOLUMES[kind], inner=4, hidden=5)
+    else:
+        head = video.Recurrent(WIDTH, kind, 4)
     for weight in head.parameters():
         torch.nn.init.normal_(weight, std=0.4)
     return head.eval()
@@ -67,12 +74,37 @@ def by_hand(kind, frames):
         if kind == "convolution":
             padded = [torch.zeros(WIDTH), *x, torch.zeros(WIDTH)]
             w, b = head.conv.weight, head.conv.bias
-            return (sum(b + sum(w[:, :, j] @ padded[t + j] for j in range(3)) for t in range(n)) / n).numpy()
+            said = [b + sum(w[:, :, j] @ padded[t + j] for j in range(3)) for t in range(n)]
+            return (sum(torch.relu(each) for each in said) / n).numpy()
+        if kind in VOLUMES:
+            return volume_by_hand(head, frames, VOLUMES[kind])
         return head.lstm(torch.stack(x)[None])[0][0].mean(0).numpy()  # torch's own, of one tracklet without padding
 
 
-WITHOUT_ORDER = ("mean", "largest", "agreeing", "attention", "quality", "layer")
-WITH_ORDER = ("rnn", "lstm", "convolution")
+def volume_by_hand(head, frames, reach):
+    """A 3-D convolution, cell by cell and frame by frame."""
+    n, (_, rows, columns), half = len(frames), SHAPE, reach // 2
+    cells = torch.from_numpy(frames.reshape(n, *SHAPE))
+    linear, norm = head.narrow[0].weight[:, :, 0, 0, 0], head.narrow[1]
+    narrow = torch.einsum("oc,nchw->nohw", linear, cells)
+    narrow = narrow / (1 + norm.eps) ** 0.5 * norm.weight[:, None, None] + norm.bias[:, None, None]
+    narrow, total = narrow.relu(), torch.zeros(len(head.conv.bias))
+    for t in range(n):
+        for y in range(rows):
+            for x in range(columns):
+                said = head.conv.bias.clone()
+                for dt in range(-half, half + 1):
+                    for dy in (-1, 0, 1):
+                        for dx in (-1, 0, 1):
+                            if 0 <= t + dt < n and 0 <= y + dy < rows and 0 <= x + dx < columns:
+                                weight = head.conv.weight[:, :, dt + half, dy + 1, dx + 1]
+                                said += weight @ narrow[t + dt, :, y + dy, x + dx]
+                total += said.relu()
+    return (total / (n * rows * columns)).numpy()
+
+
+WITHOUT_ORDER = ("mean", "largest", "agreeing", "attention", "quality", "layer", "volume, blind")
+WITH_ORDER = ("rnn", "lstm", "convolution", "volume")
 KINDS = ("middle", *WITHOUT_ORDER, *WITH_ORDER)
 
 
@@ -101,6 +133,15 @@ def test_order(kind):
     assert np.allclose(one, two, atol=1e-5) == (kind in WITHOUT_ORDER)
 
 
+@pytest.mark.parametrize("kind", WITH_ORDER)
+def test_order_between_the_ends(kind):
+    """The first and the last two frames stay: a convolution without a ReLU would not notice."""
+    features = made([8])
+    other = np.concatenate([features[:2], features[[4, 2, 5, 3]], features[6:]])
+    one, two = (video.aggregate(way(kind), x, [8]) for x in (features, other))
+    assert np.abs(one - two).max() > 1e-3
+
+
 def test_weights_from_outside():
     lengths, features, rng = [3, 0, 4, 1], made([3, 0, 4, 1]), np.random.default_rng(5)
     weights = rng.random(8).astype(np.float32)
@@ -117,7 +158,7 @@ def test_one_frame_and_none(kind):
     features = made([1, 0])
     found = video.aggregate(way(kind), features, [1, 0])
     assert np.isfinite(found).all() and (found[1] == 0).all()
-    if kind not in ("layer", *WITH_ORDER):
+    if kind not in ("layer", *VOLUMES, *WITH_ORDER):
         np.testing.assert_allclose(found[0], unit(features[0]), atol=1e-6)
 
 
@@ -146,6 +187,8 @@ def test_unknown_words():
     for call in (lambda: video.Scored(4, "max"), lambda: video.Recurrent(4, "gru")):
         with pytest.raises(ValueError, match="got '"):
             call()
+    with pytest.raises(ValueError, match="got 2"):
+        video.Volume(SHAPE, reach=2)
     with pytest.raises(ValueError, match="got 'votes'"):
         video.merge_rankings(np.zeros((2, 2)), [2], "votes")
 

@@ -33,6 +33,10 @@ HEADS = {
 }
 
 
+# A 3-D convolution over three frames' maps, and the same one of each frame by itself.
+VOLUMES = {"3-D convolution": 3, "3-D convolution, blind": 1}
+
+
 def by_lots(how, features, world, count: int, seed: int) -> list:
     """Scores of at most `count` frames of each tracklet, drawn by lot LOTS times; features: of the gallery's frames."""
     found, asked = [], np.flatnonzero(world.gallery.pids > 0)
@@ -91,6 +95,13 @@ def measured(result, seed: int, changes: dict) -> list[dict]:
             note(f"{way}, shuffled", by(video.aggregate(head, gallery[mixed], lengths)))
         if way == "layer":
             note("layer, lot", by_lots(head, gallery, world, 1, seed), 1)
+    (seen, shape), (cells, _) = (video.maps(model, part.images) for part in (world.train, world.gallery))
+    for way, reach in VOLUMES.items():
+        torch.manual_seed(seed)
+        head = video.train_head(video.Volume(shape, reach), seen, world.train, seed)
+        note(way, by(video.aggregate(head, cells, lengths)))
+        if reach > 1:
+            note(f"{way}, shuffled", by(video.aggregate(head, cells[mixed], lengths)))
     once = video.aggregate(video.mean, gallery, lengths)
     frames = np.concatenate([gallery[starts[i] : starts[i] + lengths[i]] for i in asked])
     apart = np.asarray(euclidean_distances(frames, once))

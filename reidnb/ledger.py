@@ -71,12 +71,15 @@ def _with_columns(runs, names):
 
 def seed_scores(
     runs: pd.DataFrame, name: str, dataset: str = "synthetic", profile: str = "full", metric: str = "mAP"
-) -> np.ndarray:
-    """The scores in percent, one a seed, of the run that `run_name` calls so -> array, empty where it was not run."""
+) -> pd.Series:
+    """The scores in percent of the run that `run_name` calls so, by seed -> Series, empty where it was not run.
+
+    Two of them are subtracted seed by seed, so that `(ours - theirs).dropna()` are the gains in the worlds of both.
+    """
     runs = _with_columns(runs, [metric])
     here = runs[(runs.dataset == dataset) & (runs.profile == ("full" if profile == "quick" else profile))]
-    found = [run_name(row.recipe, row.changes) == name for row in here.itertuples()]
-    return 100 * here[found].sort_values("seed")[metric].dropna().to_numpy(float) if any(found) else np.array([])
+    found = here[np.array([run_name(row.recipe, row.changes) == name for row in here.itertuples()], bool)]
+    return 100 * found.set_index("seed")[metric].dropna().astype(float).sort_index()
 
 
 def statement_scores(

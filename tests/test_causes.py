@@ -1,5 +1,7 @@
 """One thing changed at a time: on networks that can be worked out by hand, and on drawn people."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from reidnb import causes
 from reidnb.datasets import open_dataset, redraw
 from reidnb.network import Output, build_model
 from reidnb.recipes import recipe
-from reidnb.synthetic import PARTS
+from reidnb.synthetic import ATTRIBUTES, PARTS, Dials, draw, make_world
 from reidnb.training import Batch
 
 
@@ -125,6 +127,25 @@ def test_photographs_cannot_be_drawn_anew(world):
     photographs = type(world)("market1501", world.train, world.query, world.gallery)
     with pytest.raises(ValueError, match="market1501 was photographed"):
         redraw(photographs, "query", [0])
+
+
+def test_an_attribute_off_and_on():
+    """One of the two is the shot as it is, and what differs lies where the attribute does."""
+    calm = Dials(occlusion=0.0, misalignment=0.0)
+    few = {"test_identities": 1, "distractors": 0, "junk": 0}
+    drawn, changed = make_world(train_identities=4, size=(64, 32), dials=calm, **few), {}
+    for shot in drawn.shots["train"]:
+        person = drawn.people[shot.subject - 1]
+        for name in ("hat", "handbag", "down", "backpack"):
+            both = causes.off_and_on(drawn, shot, name)
+            assert np.array_equal(both[person.labels[ATTRIBUTES.index(name)]], draw(drawn, shot).image)
+            changed.setdefault(name, []).append((both[0] != both[1]).any(2).mean(1))  # by row
+    hat, legs = (np.mean(changed[name], 0) for name in ("hat", "down"))
+    assert hat[:20].sum() > 0.9 * hat.sum() > 0 and legs[30:].sum() > 0.9 * legs.sum() > 0
+    with pytest.raises(ValueError, match="unknown attribute 'cape'"):
+        causes.off_and_on(drawn, shot, "cape")
+    with pytest.raises(ValueError, match="nobody"):
+        causes.off_and_on(drawn, replace(shot, subject=0), "hat")
 
 
 def test_the_backgrounds_share():

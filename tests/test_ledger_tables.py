@@ -110,6 +110,14 @@ def test_seed_scores():
     assert not len(ledger.seed_scores(table, "new", "market1501")) and ledger.plus_minus([]) == ""
 
 
+def test_gains_are_paired_by_seed():
+    """A world that one of two lacks is left out of both, wherever it stands."""
+    three, two = runs([0.6, 0.5, 0.9]), runs(old=[0.2, None, 0.4])
+    gains = ledger.seed_scores(pd.concat([three, two]), "new") - ledger.seed_scores(pd.concat([three, two]), "old")
+    assert gains.dropna().index.tolist() == [0, 2] and np.allclose(gains.dropna(), [40, 50])
+    assert not len((gains - ledger.seed_scores(three, "never run")).dropna())
+
+
 def test_verdicts_are_counted_by_who_claims_and_where():
     judged = pd.DataFrame(
         {

@@ -15,7 +15,7 @@ from reidnb.copies import camera_classifier, says_camera
 from reidnb.datasets import open_dataset, true_styles
 from reidnb.experiments import run
 from reidnb.files import atomic_write
-from reidnb.generators import PTGAN, move, restyle, shipped_painters
+from reidnb.generators import PTGAN, StarGAN, move, restyle, shipped_painters, train_stargan
 from reidnb.generators.ptgan import train_ptgan
 from reidnb.inference import embed
 from reidnb.ledger import RESULTS
@@ -45,9 +45,16 @@ def painters(data, here: int, there: int, asked: np.ndarray, steps: int):
     for painter in shipped_painters():
         if painter.dataset == WORLD and painter.plan.reconstruction == 20:
             yield "StarGAN, reconstruction 20", partial(restyle, painter.generator, data.query.images[asked], there)
+    yield "StarGAN, trained on this calibration", lambda: anew(data, asked, there)
     source, target = (data.train.select(data.train.camids == camera) for camera in (here, there))
     for words, changes in PLANS.items():
         yield words, partial(paint, source, target, PTGAN(steps=steps, **changes), data.query.images[asked])
+
+
+def anew(data, asked, there: int) -> np.ndarray:
+    """By the package's own plan; the shipped one learned from these cameras in an earlier calibration of the world."""
+    generator = train_stargan(data.train.images, data.train.camids, StarGAN(), device="cpu")[0]
+    return restyle(generator, data.query.images[asked], there)
 
 
 def paint(source, target, plan: PTGAN, images) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Networks that paint pictures: their loops, and how what they learned and painted is kept."""
 
+from reidnb.generators.camera_pairs import all_pair_styles, load_or_train_pairs, repaint
 from reidnb.generators.dcgan import DCGAN, Critic, NoiseGenerator, imagine, load_or_train_dcgan, train_dcgan
 from reidnb.generators.keeping import Kept
 from reidnb.generators.pngan import PNGAN, PoseGenerator, fuse, load_or_train_pngan, paint, train_pngan
@@ -31,6 +32,7 @@ __all__ = [
     "PatchCritic",
     "PoseGenerator",
     "StarGAN",
+    "all_pair_styles",
     "all_styles",
     "canonical_poses",
     "diversity",
@@ -41,12 +43,14 @@ __all__ = [
     "imagine",
     "load_or_train_dcgan",
     "load_or_train_generator",
+    "load_or_train_pairs",
     "load_or_train_pngan",
     "load_or_train_ptgan",
     "move",
     "nearest_training",
     "paint",
     "person_difference",
+    "repaint",
     "restyle",
     "shipped_painters",
     "styles_fingerprint",

@@ -131,7 +131,13 @@ def _learn(nets, yes):
 # ----------------------------------------------------------------------------------------------------------- training
 
 
-def train_ptgan(
+def train_ptgan(source, target, *given, **how) -> tuple[Mover, list[dict], np.ndarray]:
+    """`train_both`, of whose two generators the one that moves pictures from the source to the target is given."""
+    both, history, film = train_both(source, target, *given, **how)
+    return both["forth"], history, film
+
+
+def train_both(
     source,
     target,
     plan: PTGAN | None = None,
@@ -139,9 +145,9 @@ def train_ptgan(
     device: str | torch.device | None = None,
     checkpoint: Path | None = None,
     every: int = 100,
-) -> tuple[Mover, list[dict], np.ndarray]:
+) -> tuple[nn.ModuleDict, list[dict], np.ndarray]:
     """Train on two splits with `images` (uint8, N x 3 x H x W) and `masks` (N, H, W), above 0 where the person is ->
-    the generator that moves pictures from the source to the target, history, film.
+    the generators that move pictures "forth" from the source to the target and "back", history, film.
 
     Of neither split the identities are looked at. `film`, uint8 (FRAMES, SHOWN, 3, H, W), is what became of the same
     pictures of the source (the first, and every 37th after it). With `checkpoint` it goes on after a kill to the same
@@ -152,7 +158,7 @@ def train_ptgan(
     _check(source, target, plan)
     torch.manual_seed(seed)
     nets = build_nets(plan).to(device, memory_format=torch.channels_last)
-    nets["average"] = copy.deepcopy(nets["forth"])
+    nets["average"] = nn.ModuleDict({name: copy.deepcopy(nets[name]) for name in ("forth", "back")})
     size = source.images.shape[1:]
     nets.register_buffer("film", torch.zeros(len(FRAMES), SHOWN, *size, dtype=torch.uint8, device=device))
     optimizers = {}
@@ -174,13 +180,14 @@ def train_ptgan(
         with autocast(device):
             judged = critic_terms(nets, real, theirs, *painted)
         descend(optimizers["critics"], judged)
-        follow(nets["average"], nets["forth"], min(plan.average, (step + 1) / (step + 10)))
+        for name, average in nets["average"].items():
+            follow(average, nets[name], min(plan.average, (step + 1) / (step + 10)))
         for name, cost in {**judged, **terms}.items():
             sums[name] = sums.get(name, 0.0) + cost.detach()
         for frame, shot in enumerate(shots):
             if step + 1 == shot:
                 some = np.asarray(source.images[shown_rows(len(source.images))])
-                nets.film[frame] = torch.from_numpy(move(nets["average"], some)).to(device)
+                nets.film[frame] = torch.from_numpy(move(nets["average"]["forth"], some)).to(device)
         if (step + 1) % every == 0 or step + 1 == plan.steps:
             history.append(line_of("PTGAN", sums, step % every + 1, step + 1, plan, started))
             keep_checkpoint(checkpoint, parts, history)

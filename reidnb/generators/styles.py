@@ -1,7 +1,9 @@
 """Generators as the package keeps them: shipped, or trained once on this machine, and the copies that they painted."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -74,18 +76,25 @@ def styles_fingerprint() -> str:
 
 def all_styles(split, painter: Painter, device=None) -> Styled:
     """Every picture of a split in the style of every camera -> batches.Styled, painted once and kept."""
+    generator = painter.generator.to(choose_device(device))
+    by = partial(restyle, generator, split.images)
+    return kept_copies(split, generator.cameras, by, _weights_digest(painter.path))
 
-    def paint(path):
-        generator = painter.generator.to(choose_device(device))
-        shape = (len(split), generator.cameras, *split.images.shape[1:])
+
+def kept_copies(split, cameras: int, paint: Callable[[int], np.ndarray], told: str) -> Styled:
+    """A split's pictures and what `paint` makes of all of them for each camera, uint8 (N, 3, H, W) -> batches.Styled,
+    painted once and kept; `told`: a digest of who paints."""
+
+    def fill(path):
+        shape = (len(split), cameras, *split.images.shape[1:])
         require_space(path.parent, int(np.prod(shape)))
         out = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-        for camera in range(generator.cameras):
-            out[:, camera] = restyle(generator, split.images, camera)
+        for camera in range(cameras):
+            out[:, camera] = paint(camera)
         out.flush()
 
-    told = digest(_weights_digest(painter.path), split.images.shape, _digest_of_pictures(split))
-    path = kept(cache_root() / "styles" / f"copies-{told}.npy", paint)
+    told = digest(told, split.images.shape, _digest_of_pictures(split))
+    path = kept(cache_root() / "styles" / f"copies-{told}.npy", fill)
     return Styled(split.images, split.camids, np.load(path, mmap_mode="r"))
 
 

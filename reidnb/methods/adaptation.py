@@ -15,7 +15,8 @@ from torch import nn
 
 from reidnb import evaluation, losses
 from reidnb.batches import Styled, fakes, with_copies
-from reidnb.datasets import true_styles
+from reidnb.datasets import open_dataset, true_styles
+from reidnb.generators.camera_pairs import all_pair_styles, load_or_train_pairs
 from reidnb.generators.styles import all_styles, load_or_train_generator
 from reidnb.methods.metric import over_branches
 from reidnb.methods.parts import Trial
@@ -44,11 +45,12 @@ def target_of(recipe, data):
 @value
 class TargetStyles:
     """`target_p` pictures of the target, each with `copies` in the styles of other cameras drawn by lot (the paper
-    paints all of them), a class of their own. `styles`: who paints; "truth": the built-in world draws them anew."""
+    paints all of them), a class of their own. `styles`: who paints; "stargan" for all cameras at once, "cyclegan" for
+    each pair of them (CamStyle); "truth": the built-in world draws them anew."""
 
     target_p: Count = 16
     copies: Count = 3
-    styles: Literal["stargan", "truth"] = "stargan"
+    styles: Literal["stargan", "cyclegan", "truth"] = "stargan"
 
     needs_target = True
 
@@ -69,7 +71,7 @@ class TrainingCopies:
     """Copies of a batch's own pictures in the styles of other cameras, a share `fakes` of the real ones (CamStyle)."""
 
     fakes: Positive = 1 / 3
-    styles: Literal["stargan", "truth"] = "stargan"
+    styles: Literal["stargan", "cyclegan", "truth"] = "stargan"
 
     needs_target = False
 
@@ -98,6 +100,9 @@ def _styled(split, name, options, styles, copies, device) -> Styled:
     if styles == "truth":
         return Styled(split.images, split.camids, true_styles(name, split.images.shape[2:], options))
     place = {option: given for option, given in options.items() if option != "world"}  # cameras, whoever passes them
+    if styles == "cyclegan":
+        learned_from = open_dataset(name, size=split.images.shape[2:], **place).train
+        return all_pair_styles(split, load_or_train_pairs(learned_from, name, place, device=device))
     return all_styles(split, load_or_train_generator(split, name, place, device=device), device)
 
 

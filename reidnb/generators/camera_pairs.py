@@ -1,0 +1,73 @@
+"""CamStyle's painter as published (Zhong et al., 2018): a CycleGAN for each pair of cameras.
+
+    painters = load_or_train_pairs(split, "synthetic_winter")      # {(0, 1): two networks, (0, 2): ...}
+    copies = repaint(painters, split.images[:8], split.camids[:8], camera=3)      # uint8 in, uint8 out
+
+Where StarGAN has one network for all C cameras, this has C (C - 1), and each learns from two cameras' pictures alone.
+"""
+
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+from torch import nn
+
+from reidnb.batches import Styled
+from reidnb.files import digest
+from reidnb.generators.keeping import load_or_train
+from reidnb.generators.ptgan import PTGAN, Mover, move, train_both
+from reidnb.generators.styles import kept_copies
+from reidnb.sources import source_of
+
+PLAN = PTGAN(person=0.0, same=0.0)  # plain CycleGAN: CamStyle's identity mapping costs here (camera_pair.csv)
+Pairs = Mapping[tuple[int, int], nn.ModuleDict]  # (here, there), here the smaller: "forth" to there and "back"
+
+
+def load_or_train_pairs(
+    split, name: str, options: dict | None = None, plan: PTGAN = PLAN, seed: int = 0, device=None
+) -> Pairs:
+    """The painters of every pair of cameras of a training split, kept from an earlier call or trained now (some minutes
+    a pair on one core); each is kept as it is done, so that a kill costs one of them at most.
+
+    name, options: of the dataset, as `open_dataset` takes them. ValueError for fewer than two cameras.
+    """
+    cameras = np.unique(split.camids).tolist()
+    if len(cameras) < 2:
+        raise ValueError(f"pictures of one camera alone have no other style to learn; {name} has cameras {cameras}")
+    found = {}
+    for pair in itertools.combinations(cameras, 2):
+        here, there = (split.select(split.camids == camera) for camera in pair)
+
+        def train(checkpoint, here=here, there=there):
+            both, history, film = train_both(here, there, plan, seed, device, checkpoint)
+            return both, history, {"film": film}
+
+        about = f"{name}-{pair[0]}-{pair[1]}", options, plan, seed, [here.images, there.images]
+        found[pair] = load_or_train("cyclegan", *about, train, lambda: _both(plan), source_of(train_both), device)
+    return {pair: kept.generator for pair, kept in found.items()}
+
+
+def repaint(painters: Pairs, images: np.ndarray, camids: np.ndarray, camera: int) -> np.ndarray:
+    """Images uint8 (N, 3, H, W) that cameras (N,) took, as `camera` would have taken them -> uint8, as many; its own
+    stay as they are. ValueError for a camera that no painter knows."""
+    out = np.array(images)
+    for own in set(np.unique(camids).tolist()) - {camera}:
+        pair = min(own, camera), max(own, camera)
+        if pair not in painters:
+            raise ValueError(f"no painter knows cameras {pair[0]} and {pair[1]}; there are {sorted(painters)}")
+        chosen = np.asarray(camids) == own
+        out[chosen] = move(painters[pair]["forth" if own < camera else "back"], images[chosen])
+    return out
+
+
+def all_pair_styles(split, painters: Pairs) -> Styled:
+    """Every picture of a split in the style of every camera -> batches.Styled, painted once and kept."""
+    weights = [w.detach().cpu().numpy() for pair in sorted(painters) for w in painters[pair].state_dict().values()]
+    cameras = max(map(max, painters)) + 1
+    return kept_copies(
+        split, cameras, lambda camera: repaint(painters, split.images, split.camids, camera), digest(*weights)
+    )
+
+
+def _both(plan):
+    return nn.ModuleDict({name: Mover(plan.width, plan.blocks) for name in ("forth", "back")})

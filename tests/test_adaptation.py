@@ -1,14 +1,17 @@
 """From one domain to another, from beginning to end: pairs of datasets, runs across them, what copies are worth."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 import torch.nn.functional as F
 
 from reidnb import copies, experiments
 from reidnb.datasets import check_name, open_dataset, true_styles
 from reidnb.evaluation import evaluate_features
 from reidnb.experiments import check_parameters, run
-from reidnb.generators import stargan
+from reidnb.generators import camera_pairs, stargan
 from reidnb.inference import embed
 from reidnb.methods import adaptation
 from reidnb.network import build_model
@@ -113,6 +116,15 @@ def test_a_run_with_true_copies_is_another_one(home):
     one, other = (run("domain", PAIR, **TINY, styles=styles) for styles in ("truth", "stargan"))
     assert one.key != other.key and one.history[-1]["trihard"] != other.history[-1]["trihard"]
     assert "styles='truth'" in one.changes
+
+
+def test_copies_by_a_painter_a_pair_of_cameras(home, monkeypatch):
+    """They are painted by pairs that learned from the first world's people, whichever world is trained on."""
+    monkeypatch.setattr(camera_pairs, "PLAN", replace(camera_pairs.PLAN, width=4, blocks=1, steps=2, batch=2))
+    result = run("camstyle", "synthetic", **PLAN, **WORLD, styles="cyclegan")
+    assert "fakes" in result.history[0] and "styles='cyclegan'" in result.changes
+    monkeypatch.setattr(torch.optim, "Adam", lambda *_, **__: pytest.fail("trained for the second world"))
+    run("camstyle", "synthetic", **PLAN, **WORLD, styles="cyclegan", seed=1)
 
 
 def test_copies_join_a_supervised_run(home):

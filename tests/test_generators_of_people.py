@@ -14,6 +14,7 @@ from scipy import linalg
 from torch import nn
 
 from reidnb import generators
+from reidnb.datasets import Split
 from reidnb.generators import (
     DCGAN,
     PTGAN,
@@ -21,17 +22,20 @@ from reidnb.generators import (
     Mover,
     NoiseGenerator,
     PatchCritic,
+    all_pair_styles,
     dcgan,
     diversity,
     frechet_distance,
     imagine,
     keeping,
     load_or_train_dcgan,
+    load_or_train_pairs,
     load_or_train_ptgan,
     move,
     nearest_training,
     person_difference,
     ptgan,
+    repaint,
     train_dcgan,
     train_ptgan,
 )
@@ -345,6 +349,53 @@ def test_a_generator_is_trained_once_and_kept(elsewhere, monkeypatch):
     monkeypatch.setattr(dcgan, "source_of", lambda thing: "other code")
     with pytest.raises(pytest.fail.Exception):
         load_or_train_dcgan(HERE, "tiny", plan=NOISE, device="cpu")
+
+
+# ------------------------------------------------------------------------------------------ a painter a pair of cameras
+
+
+def by_cameras(count=24, cameras=3):
+    """A split whose camera c darkens its pictures c times."""
+    camids = np.arange(count) % cameras
+    images = (RNG.integers(0, 256, (count, 3, 32, 16)) // (1 + camids[:, None, None, None])).astype(np.uint8)
+    return Split(images=images, pids=np.arange(count), camids=camids)
+
+
+PAIRED = replace(MOVES, person=0.0, same=0.0)
+
+
+def test_both_ways_of_a_pair_are_one_training():
+    both, history, film = ptgan.train_both(HERE, THERE, MOVES, device="cpu")
+    forth, other, shown = train_ptgan(HERE, THERE, MOVES, device="cpu")
+    assert same(both["forth"], forth) and not same(both["back"], forth) and np.array_equal(film, shown)
+    assert [line["fool"] for line in history] == [line["fool"] for line in other]
+
+
+def test_each_picture_is_painted_by_its_own_cameras_pair(elsewhere):
+    split = by_cameras()
+    painters = load_or_train_pairs(split, "tiny", plan=PAIRED, device="cpu")
+    assert sorted(painters) == [(0, 1), (0, 2), (1, 2)]
+    ways = {(0, 1): (0, 1, "forth"), (1, 0): (0, 1, "back"), (2, 1): (1, 2, "back"), (2, 0): (0, 2, "back")}
+    for (own, camera), (here, there, way) in ways.items():
+        copies, mine = repaint(painters, split.images, split.camids, camera), split.camids == own
+        assert np.array_equal(copies[mine], move(painters[here, there][way], split.images[mine]))
+        assert np.array_equal(copies[split.camids == camera], split.images[split.camids == camera])
+    styled = all_pair_styles(split, painters)
+    assert styled.copies.shape == (24, 3, 3, 32, 16)
+    for camera in range(3):
+        assert np.array_equal(styled.copies[:, camera], repaint(painters, split.images, split.camids, camera))
+    with pytest.raises(ValueError, match="no painter knows cameras 1 and 7"):
+        repaint(painters, split.images[split.camids == 1], split.camids[split.camids == 1], 7)
+
+
+def test_a_pair_is_trained_once_and_one_camera_is_none(elsewhere, monkeypatch):
+    split = by_cameras()
+    first = load_or_train_pairs(split, "tiny", plan=PAIRED, device="cpu")
+    monkeypatch.setattr(torch.optim, "Adam", lambda *_, **__: pytest.fail("trained twice"))
+    again = load_or_train_pairs(split, "tiny", plan=PAIRED, device="cpu")
+    assert all(same(first[pair], again[pair]) for pair in first)
+    with pytest.raises(ValueError, match=r"one camera alone .* cameras \[1\]"):
+        load_or_train_pairs(split.select(split.camids == 1), "tiny", plan=PAIRED, device="cpu")
 
 
 def test_what_ships_says_what_it_is(elsewhere, monkeypatch):

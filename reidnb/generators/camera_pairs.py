@@ -24,7 +24,7 @@ Pairs = Mapping[tuple[int, int], nn.ModuleDict]  # (here, there), here the small
 
 
 def load_or_train_pairs(
-    split, name: str, options: dict | None = None, plan: PTGAN = PLAN, seed: int = 0, device=None
+    split, name: str, options: dict | None = None, plan: PTGAN | None = None, seed: int = 0, device=None
 ) -> Pairs:
     """The painters of every pair of cameras of a training split, kept from an earlier call or trained now (some minutes
     a pair on one core); each is kept as it is done, so that a kill costs one of them at most.
@@ -34,7 +34,7 @@ def load_or_train_pairs(
     cameras = np.unique(split.camids).tolist()
     if len(cameras) < 2:
         raise ValueError(f"pictures of one camera alone have no other style to learn; {name} has cameras {cameras}")
-    found = {}
+    plan, found = plan or PLAN, {}
     for pair in itertools.combinations(cameras, 2):
         here, there = (split.select(split.camids == camera) for camera in pair)
 

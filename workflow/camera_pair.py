@@ -1,5 +1,6 @@
 """CamStyle's own painter is CycleGAN, two networks for each pair of cameras: what an identity mapping and a mask of the
-person do for it, beside the StarGAN that knows all cameras and the truth -> reidnb/results/camera_pair.csv.
+person do for it, beside the StarGAN that knows all cameras and the truth -> reidnb/results/camera_pair.csv, and some
+copies of each in camera_pair.npz.
 
 Queries of one camera of winter are painted for another, the two whose light differs most. One training of each kind,
 some five minutes a training on one core; rows that are there already are not made again."""
@@ -21,7 +22,8 @@ from reidnb.inference import embed
 from reidnb.ledger import RESULTS
 from reidnb.runtime import choose_device, circumstances
 
-WORLD, FILE = "synthetic_winter", RESULTS / "camera_pair.csv"
+WORLD, FILE, SAMPLES = "synthetic_winter", RESULTS / "camera_pair.csv", RESULTS / "camera_pair.npz"
+SHOWN = 7  # queries whose copies are kept, evenly spaced
 FREE = {"same": 0.0, "person": 0.0}
 PLANS = {
     "CycleGAN": FREE,
@@ -87,15 +89,18 @@ def main():
     finder, classifier = result.model(), camera_classifier(data.train, device="cpu")
     gallery, truth = embed(finder, data.gallery.images, "cpu"), true_styles(WORLD, (64, 32), {}, "query")[asked, there]
     about = {"dataset": WORLD, "camera": here, "asked": there, "queries": len(asked), "key": result.key}
-    for words, copies in painters(data, here, there, asked, steps):
+    samples = dict(np.load(SAMPLES)) if SAMPLES.exists() else {}
+    shown = np.linspace(0, len(asked) - 1, SHOWN).astype(int)
+    for words, paint_them in painters(data, here, there, asked, steps):
         row = about | {"copies": words, "steps": steps if words in PLANS else 0}
-        same = list(row)
-        if len(table) and (table[same] == pd.Series(row)).all(axis=1).any():
+        if words in samples and len(table) and (table[list(row)] == pd.Series(row)).all(axis=1).any():
             continue
-        found = worth(copies(), truth, data, asked, there, classifier, finder, gallery)
+        copies = paint_them()
+        found = worth(copies, truth, data, asked, there, classifier, finder, gallery)
         row |= {name: round(value, 4) for name, value in found.items()} | circumstances(choose_device("cpu"))
         others = table[table.copies != words] if len(table) else table
-        table = pd.concat([others, pd.DataFrame([row])], ignore_index=True)
+        table, samples[words] = pd.concat([others, pd.DataFrame([row])], ignore_index=True), copies[shown]
+        atomic_write(SAMPLES, lambda file: np.savez_compressed(file, **samples))
         atomic_write(FILE, lambda file, table=table: table.to_csv(file, index=False, lineterminator="\n"))
         print({name: row[name] for name in ("copies", *found)}, flush=True)
 

@@ -20,8 +20,10 @@ from reidnb.generators import (
     keeping,
     load_or_train_dcgan,
     load_or_train_generator,
+    load_or_train_pairs,
     load_or_train_pngan,
     load_or_train_ptgan,
+    repaint,
     restyle,
     shipped_painters,
 )
@@ -31,6 +33,8 @@ from reidnb.network import ReIDModel, build_model
 from reidnb.recipes import recipe
 from reidnb.runtime import choose_device, circumstances
 from reidnb.training import train
+
+BY_PAIRS = "CycleGAN, one for each pair of cameras"  # CamStyle's own way
 
 
 def camera_classifier(split: Split, epochs: int = 2, seed: int = 0, device=None) -> ReIDModel:
@@ -80,7 +84,8 @@ def style_scores(
 
 
 def measure_styles(seed: int = 0, device=None) -> pd.DataFrame:
-    """What each shipped generator's copies are worth, and the true ones: results/styles.csv.
+    """What each shipped generator's copies are worth, those of a CycleGAN for each pair of cameras, and the true ones:
+    results/styles.csv.
 
     The finder is the baseline, trained on that world with its people known; the camera classifier is trained here.
     """
@@ -92,10 +97,14 @@ def measure_styles(seed: int = 0, device=None) -> pd.DataFrame:
         truth = true_styles(name, (64, 32), {}, "query")
         found = {f"StarGAN, reconstruction {painter.plan.reconstruction:g}": painter for painter in painters}
         paint = {k: functools.partial(restyle, painter.generator, data.query.images) for k, painter in found.items()}
+        pairs = load_or_train_pairs(data.train, name, data.options, seed=seed, device=device)
+        paint[BY_PAIRS] = functools.partial(repaint, pairs, data.query.images, data.query.camids)
         paint["drawn anew (truth)"] = lambda asked, truth=truth: truth[np.arange(len(asked)), asked]
+        trained = {copies: [painter] for copies, painter in found.items()} | {BY_PAIRS: [*pairs.values()]}
         for copies, scores in style_scores(paint, data, classifier, finder, device).items():
-            last = found[copies].history[-1] if copies in found else {"step": 0, "seconds": 0.0}
-            about = {"steps": last["step"], "training_seconds": round(last["seconds"])}
+            lasts = [painter.history[-1] for painter in trained.get(copies, ())]
+            about = {"steps": sum(last["step"] for last in lasts)}
+            about["training_seconds"] = round(sum(last["seconds"] for last in lasts))
             scores = {k: round(v, 4) for k, v in scores.items()} | about | circumstances(choose_device(device))
             rows.append({"dataset": name, "copies": copies, **scores})
     return pd.DataFrame(rows)

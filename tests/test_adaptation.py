@@ -112,6 +112,20 @@ def test_true_copies_are_drawn_by_the_other_cameras(home):
         true_styles("market1501", (64, 32), {})
 
 
+@pytest.mark.parametrize("styles", ["truth_person", "truth_ground"])
+def test_half_a_true_copy(home, styles):
+    """Either the person is another camera's and the ground stays, or the other way round."""
+    target = open_dataset(PAIR, size=(64, 32), **WORLD).target
+    found = adaptation._styled(target, "synthetic_winter", WORLD, styles, 1, torch.device("cpu"))
+    known = open_dataset("synthetic_winter", size=(64, 32), **WORLD).train.masks
+    whole, person = true_styles("synthetic_winter", (64, 32), WORLD), known > 0
+    for picture, camera in ((0, 0), (5, 1), (11, 2)):
+        new = person[picture] if styles == "truth_person" else ~person[picture]
+        copy = found.copies[picture, camera]
+        assert (copy[:, new] == whole[picture, camera][:, new]).all()
+        assert (copy[:, ~new] == target.images[picture][:, ~new]).all()
+
+
 def test_a_run_with_true_copies_is_another_one(home):
     one, other = (run("domain", PAIR, **TINY, styles=styles) for styles in ("truth", "stargan"))
     assert one.key != other.key and one.history[-1]["trihard"] != other.history[-1]["trihard"]

@@ -12,6 +12,7 @@ from torch import nn
 from reidnb import copies, generators
 from reidnb.datasets import ReIDDataset, Split, open_dataset
 from reidnb.evaluation import evaluate_features
+from reidnb.generators import camera_pairs
 from reidnb.inference import embed
 from reidnb.network import Output
 
@@ -124,6 +125,8 @@ def tiny_painters(cache, monkeypatch):
     other = generators.StarGAN(**vars(plan) | {"reconstruction": 1.0})
     found = [generators.load_or_train_generator(data.train, "synthetic", WORLD, p, device="cpu") for p in (plan, other)]
     monkeypatch.setattr(copies, "shipped_painters", lambda: found)
+    few = generators.PTGAN(width=4, blocks=1, critic_width=4, steps=1, batch=4, person=0.0)
+    monkeypatch.setattr(camera_pairs, "PLAN", few)
     monkeypatch.setattr(copies, "open_dataset", lambda name, size: data)
     run, truth = copies.run, copies.true_styles
     monkeypatch.setattr(copies, "run", lambda name, world, **more: run("ide_scratch", data, **FINDER | more))
@@ -138,12 +141,12 @@ FINDER = {name: TINY[name] for name in ("epochs", "p")}
 
 def test_a_row_for_each_generator_and_one_for_the_truth(tiny_painters):
     table = copies.measure_styles(device="cpu")
-    names = ["StarGAN, reconstruction 20", "StarGAN, reconstruction 1", "drawn anew (truth)"]
-    assert table.copies.tolist() == names and table.dataset.tolist() == ["synthetic"] * 3
-    assert table.steps.tolist() == [1, 1, 0] and table.camera.nunique() == 1 and table.mAP.nunique() == 1
+    names = ["StarGAN, reconstruction 20", "StarGAN, reconstruction 1", copies.BY_PAIRS, "drawn anew (truth)"]
+    assert table.copies.tolist() == names and table.dataset.tolist() == ["synthetic"] * 4
+    assert table.steps.tolist() == [1, 1, 6 * 5 // 2, 0] and table.camera.nunique() == 1 and table.mAP.nunique() == 1
     shipped = pd.read_csv(copies.__file__.replace("copies.py", "results/styles.csv"))
     assert set(shipped.columns) == set(table.columns), "results/styles.csv is such a table"
-    assert table.change[2] > table.change[0], "one step paints next to nothing"
+    assert table.change[3] > table.change[0], "one step paints next to nothing"
 
 
 def test_what_ships_is_trained_where_it_is_not_there(tmp_path, monkeypatch, cache):

@@ -94,7 +94,7 @@ NONSENSE = [
     ("alfo", "blind_start", "no", "True or False"),
     ("domain", "target_p", 0, "a whole number from 1 on"),
     ("domain", "copies", -1, "a whole number from 1 on"),
-    ("domain", "styles", "paint", "one of 'stargan', 'cyclegan', 'truth'"),
+    ("domain", "styles", "paint", "one of 'stargan', 'cyclegan', 'truth', 'truth_person', 'truth_ground'"),
     ("domain", "adapt", "both", "one of 'style', 'domain'"),
     ("domain_lstm", "branches", "tree", "one of 'global', 'parts', 'lstm'"),
     ("domain_lstm", "dropout", 1.1, "a number from 0 to 1"),

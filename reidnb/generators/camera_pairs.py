@@ -1,7 +1,7 @@
 """CamStyle's painter as published (Zhong et al., 2018): a CycleGAN for each pair of cameras.
 
     painters = load_or_train_pairs(split, "synthetic_winter")      # {(0, 1): two networks, (0, 2): ...}
-    copies = repaint(painters, split.images[:8], split.camids[:8], camera=3)      # uint8 in, uint8 out
+    copies = repaint(painters, split.images[:8], split.camids[:8], 3)      # uint8 in, uint8 out
 
 Where StarGAN has one network for all C cameras, this has C (C - 1), and each learns from two cameras' pictures alone.
 """
@@ -14,13 +14,13 @@ from torch import nn
 
 from reidnb.batches import Styled
 from reidnb.files import digest
-from reidnb.generators.keeping import load_or_train
+from reidnb.generators.keeping import Kept, load_or_train
 from reidnb.generators.ptgan import PTGAN, Mover, move, train_both
 from reidnb.generators.styles import kept_copies
 from reidnb.sources import source_of
 
 PLAN = PTGAN(person=0.0, same=0.0)  # plain CycleGAN: CamStyle's identity mapping costs here (camera_pair.csv)
-Pairs = Mapping[tuple[int, int], nn.ModuleDict]  # (here, there), here the smaller: "forth" to there and "back"
+Pairs = Mapping[tuple[int, int], Kept]  # (here, there), here the smaller: generators "forth" to there and "back"
 
 
 def load_or_train_pairs(
@@ -44,25 +44,28 @@ def load_or_train_pairs(
 
         about = f"{name}-{pair[0]}-{pair[1]}", options, plan, seed, [here.images, there.images]
         found[pair] = load_or_train("cyclegan", *about, train, lambda: _both(plan), source_of(train_both), device)
-    return {pair: kept.generator for pair, kept in found.items()}
+    return found
 
 
-def repaint(painters: Pairs, images: np.ndarray, camids: np.ndarray, camera: int) -> np.ndarray:
-    """Images uint8 (N, 3, H, W) that cameras (N,) took, as `camera` would have taken them -> uint8, as many; its own
-    stay as they are. ValueError for a camera that no painter knows."""
-    out = np.array(images)
-    for own in set(np.unique(camids).tolist()) - {camera}:
+def repaint(painters: Pairs, images: np.ndarray, camids: np.ndarray, cameras: np.ndarray | int) -> np.ndarray:
+    """Images uint8 (N, 3, H, W) that cameras `camids` (N,) took, as others would have taken them, one for all or one
+    each (N,) -> uint8, as many; a camera's own stay as they are. ValueError for a camera that no painter knows."""
+    took, asked, out = np.asarray(camids), np.broadcast_to(cameras, len(images)), np.array(images)
+    for own, camera in sorted(set(zip(took.tolist(), asked.tolist()))):
         pair = min(own, camera), max(own, camera)
+        if own == camera:
+            continue
         if pair not in painters:
             raise ValueError(f"no painter knows cameras {pair[0]} and {pair[1]}; there are {sorted(painters)}")
-        chosen = np.asarray(camids) == own
-        out[chosen] = move(painters[pair]["forth" if own < camera else "back"], images[chosen])
+        chosen = (took == own) & (asked == camera)
+        out[chosen] = move(painters[pair].generator["forth" if own < camera else "back"], images[chosen])
     return out
 
 
 def all_pair_styles(split, painters: Pairs) -> Styled:
     """Every picture of a split in the style of every camera -> batches.Styled, painted once and kept."""
-    weights = [w.detach().cpu().numpy() for pair in sorted(painters) for w in painters[pair].state_dict().values()]
+    nets = [painters[pair].generator for pair in sorted(painters)]
+    weights = [values.detach().cpu().numpy() for net in nets for values in net.state_dict().values()]
     cameras = max(map(max, painters)) + 1
     return kept_copies(
         split, cameras, lambda camera: repaint(painters, split.images, split.camids, camera), digest(*weights)

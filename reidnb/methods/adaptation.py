@@ -25,6 +25,9 @@ from reidnb.network import Output
 from reidnb.training import Batch
 from reidnb.values import Count, Positive, Share, Weight, value
 
+# Who paints copies: one network for all cameras, or one for each pair of them (CamStyle). And what nobody can paint, the
+# built-in world's own: the picture as another camera would have taken it; of that the person alone, or the ground alone.
+Painter = Literal["stargan", "cyclegan", "truth", "truth_person", "truth_ground"]
 HIDDEN, METRIC = 256, 128  # units of the LSTM in each direction; values of a triplet feature (section 3.2)
 SMOOTHING = {"own": 0.0, "smooth": 0.1, "uniform": 1.0}  # what a copy is told to be
 
@@ -45,12 +48,11 @@ def target_of(recipe, data):
 @value
 class TargetStyles:
     """`target_p` pictures of the target, each with `copies` in the styles of other cameras drawn by lot (the paper
-    paints all of them), a class of their own. `styles`: who paints; "stargan" for all cameras at once, "cyclegan" for
-    each pair of them (CamStyle); "truth": the built-in world draws them anew."""
+    paints all of them), a class of their own. `styles`: who paints."""
 
     target_p: Count = 16
     copies: Count = 3
-    styles: Literal["stargan", "cyclegan", "truth"] = "stargan"
+    styles: Painter = "stargan"
 
     needs_target = True
 
@@ -71,7 +73,7 @@ class TrainingCopies:
     """Copies of a batch's own pictures in the styles of other cameras, a share `fakes` of the real ones (CamStyle)."""
 
     fakes: Positive = 1 / 3
-    styles: Literal["stargan", "cyclegan", "truth"] = "stargan"
+    styles: Painter = "stargan"
 
     needs_target = False
 
@@ -97,8 +99,13 @@ def _styled(split, name, options, styles, copies, device) -> Styled:
             f"wanted {copies} copies of a picture, each by a camera that did not take it; {name} has {cameras} "
             "cameras: set copies lower"
         )
-    if styles == "truth":
-        return Styled(split.images, split.camids, true_styles(name, split.images.shape[2:], options))
+    if styles.startswith("truth"):
+        drawn = true_styles(name, split.images.shape[2:], options)
+        if styles != "truth":
+            known = open_dataset(name, size=split.images.shape[2:], **options).train  # a target's masks are hidden
+            person = (np.asarray(known.masks) > 0)[:, None, None]
+            drawn = np.where(person == (styles == "truth_person"), drawn, split.images[:, None])
+        return Styled(split.images, split.camids, drawn)
     place = {option: given for option, given in options.items() if option != "world"}  # cameras, whoever passes them
     if styles == "cyclegan":
         learned_from = open_dataset(name, size=split.images.shape[2:], **place).train

@@ -245,7 +245,8 @@ def _cut_out(images, indices, params):
     height, width = images.shape[2:]
     pixels = _canvas((len(indices), *images.shape[1:]))
     pixels.fill(0)
-    for to, i, (y, x), flip in zip(pixels, indices, params.shift.tolist(), params.flip.tolist()):
+    moves = np.clip(params.shift, (-height, -width), (height, width))  # farther away there is nothing either
+    for to, i, (y, x), flip in zip(pixels, indices, moves.tolist(), params.flip.tolist()):
         source = images[i, :, :, ::-1] if flip else images[i]
         part = source[:, max(0, y) : height + min(0, y), max(0, x) : width + min(0, x)]
         to[:, max(0, -y) : height - max(0, y), max(0, -x) : width - max(0, x)] = part

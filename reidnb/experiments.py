@@ -16,7 +16,16 @@ import torch
 from torch import nn
 
 from reidnb import evaluation, inference
-from reidnb.datasets import ReIDDataset, check_name, check_protocol, is_drawn, open_dataset, option_names, relabel
+from reidnb.datasets import (
+    MOST_WORLDS,
+    ReIDDataset,
+    check_name,
+    check_protocol,
+    is_drawn,
+    open_dataset,
+    option_names,
+    relabel,
+)
 from reidnb.files import cache_root, kept
 from reidnb.methods.adaptation import target_of
 from reidnb.methods.parts import Trial, all_parts, bound, facts_of
@@ -287,7 +296,9 @@ def _words(given):
 def _open(dataset, recipe, seed, options):
     """The dataset, of a drawn one the seed's world unless another is asked for."""
     if not isinstance(dataset, ReIDDataset):
-        options = {"root": None, "size": recipe.size, "world": int(seed) % 1_000_000} | options
+        if seed >= MOST_WORLDS and "world" not in options and is_drawn(dataset):
+            raise ValueError(f"seed {seed} is a world too, of which there are {MOST_WORLDS:,}: name one by world=...")
+        options = {"root": None, "size": recipe.size, "world": int(seed) % MOST_WORLDS} | options
         return open_dataset(dataset, **options)
     if dataset.train.images.shape[2:] != tuple(recipe.size):
         opened = tuple(dataset.train.images.shape[2:])

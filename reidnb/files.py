@@ -7,6 +7,7 @@ process while the others wait, under a hidden name, and renamed when it is whole
 """
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import logging
@@ -21,6 +22,17 @@ from pathlib import Path
 log = logging.getLogger("reidnb")
 
 # How a full disk, or a quota, is told by those who write: the system, safetensors (Rust), torch.save, HDF5.
+# What passes by itself and is no damage of a file: no memory or handles just now, a network disk that does not answer.
+PASSING = {
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EINTR,
+    errno.EAGAIN,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EIO,
+}
 FULL = re.compile(r"no space left|quota exceeded|os error (28|122)\b|unexpected pos \d+ vs \d+", re.IGNORECASE)
 
 
@@ -45,6 +57,7 @@ def digest(*parts: object) -> str:
     """16 hexadecimal digits that stand for the parts: numbers, strings, bytes, tuples, dataclasses, arrays, tensors.
 
     It is the hash of their `repr`; of an array, whose `repr` leaves the middle out, that of type, shape and content.
+    The order of a dict counts.
     Raises TypeError for a part whose `repr` is an address in memory (a function, a plain object): it would never be
     the same again.
     """
@@ -54,11 +67,18 @@ def digest(*parts: object) -> str:
 
 
 def _content(part):
-    """The part, with every array or tensor in it (in lists, tuples and dicts too) as its type, shape and hash."""
+    """The part, with every array or tensor in it (in lists, tuples, dicts and dataclasses too) as its type, shape and
+    hash; the part itself where there is none."""
     if type(part) in (list, tuple):
-        return type(part)(map(_content, part))
+        within = [*map(_content, part)]
+        return part if all(new is old for new, old in zip(within, part)) else type(part)(within)
     if type(part) is dict:
-        return {key: _content(value) for key, value in part.items()}
+        within = {key: _content(value) for key, value in part.items()}
+        return part if all(within[key] is value for key, value in part.items()) else within
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        held = {item.name: getattr(part, item.name) for item in dataclasses.fields(part)}
+        within = {name: _content(value) for name, value in held.items()}
+        return part if all(within[name] is held[name] for name in held) else (type(part).__qualname__, within)
     if not hasattr(part, "dtype") or not hasattr(part, "shape"):
         return part
     array = part.detach().cpu().numpy() if hasattr(part, "detach") else part
@@ -89,17 +109,23 @@ def kept(path: str | Path, build: Callable[[Path], object], readable: Callable[[
 
 
 def _problem(path: Path, readable: Callable[[Path], object] | None) -> Exception | None:
-    """Why there is nothing to use at `path`; a disk that refuses (PermissionError) is no damage and is raised."""
+    """Why there is nothing to use at `path`; what is no damage (`passing`) is raised."""
     try:
         if not path.exists():
             raise FileNotFoundError(errno.ENOENT, "not there", str(path))
         if readable:
             readable(path)
-    except PermissionError:
-        raise
     except Exception as error:
+        if passing(error):
+            raise
         return error
     return None
+
+
+def passing(error: BaseException) -> bool:
+    """Whether a file that could not be read may be whole all the same: it is someone else's (PermissionError), memory
+    or handles have run out, or its disk does not answer."""
+    return isinstance(error, (PermissionError, MemoryError)) or getattr(error, "errno", None) in PASSING
 
 
 def _build(path: Path, build: Callable[[Path], object]) -> None:

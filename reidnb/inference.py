@@ -14,7 +14,7 @@ from reidnb.descriptors import DESCRIPTORS
 from reidnb.runtime import autocast, choose_device
 
 
-@torch.inference_mode()
+@torch.no_grad()  # and no inference mode: what it gives may be learned from
 def embed(
     model: nn.Module,
     images: np.ndarray | torch.Tensor | Sequence[str | Path] | str | Path,

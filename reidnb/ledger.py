@@ -192,15 +192,32 @@ def render_between(path: str | Path, name: str, text: str) -> bool:
 def results(kept: bool = True) -> pd.DataFrame:
     """All runs: those of results/runs.csv and, in their place where they are newer, the ones kept on this machine."""
     runs = read_runs(RESULTS / "runs.csv")
-    return merge_runs(runs, [result.row() for result in kept_results(whole=False)]) if kept else runs
+    return merge_runs(runs, _newer([result.row() for result in kept_results(whole=False)], runs)) if kept else runs
 
 
 def statements(kept: bool = True) -> pd.DataFrame:
     """The scores of all runs with attributes, statement by statement: results/attributes.csv and, in their place where
     they are newer, the runs kept on this machine."""
     lines = read_runs(RESULTS / "attributes.csv")
-    new = [line for result in kept_results(whole=False) for line in result.line_rows()] if kept else []
+    if not kept:
+        return lines
+    found = {
+        tuple(row[name] for name in IDENTIFIES): (row, result.line_rows())
+        for result in kept_results(whole=False)
+        for row in (result.row(),)
+    }
+    newer = _newer([row for row, _ in found.values()], read_runs(RESULTS / "runs.csv"))
+    new = [line for row in newer for line in found[tuple(row[name] for name in IDENTIFIES)][1]]
     return merge_runs(lines, new)
+
+
+def _newer(rows: list[dict], runs: pd.DataFrame) -> list[dict]:
+    """Those of kept runs' rows that no row of a later day stands for."""
+    dated = runs[runs.date.notna()] if "date" in runs else runs[:0]
+    known = (
+        dict(zip(dated[IDENTIFIES].itertuples(index=False, name=None), dated.date.astype(str))) if len(dated) else {}
+    )
+    return [row for row in rows if row.get("date", "today") >= known.get(tuple(row[name] for name in IDENTIFIES), "")]
 
 
 def claims(kept: bool = False) -> pd.DataFrame:

@@ -24,7 +24,7 @@ import torch
 from reidnb.datasets import ReIDDataset, open_dataset
 from reidnb.datasets.points import without_points
 from reidnb.evaluation import PairScores, Scores
-from reidnb.files import cache_root, digest, kept_files, put_aside
+from reidnb.files import cache_root, digest, kept_files, passing, put_aside
 from reidnb.generators import styles_fingerprint
 from reidnb.inference import describe
 from reidnb.models import weights_fingerprint
@@ -194,9 +194,9 @@ def kept_results(whole: bool = True) -> Iterator[Result]:
             result = load(path, whole)
         except FileNotFoundError:  # another process took it away
             continue
-        except PermissionError:  # someone else's: no damage
-            raise
         except UNREADABLE as problem:
+            if passing(problem):
+                raise
             with contextlib.suppress(FileNotFoundError):  # another process did it first
                 put_aside(path, problem)
             continue
@@ -236,17 +236,20 @@ class Elsewhere(LookupError):
     """A part of a recipe that is defined in a notebook or script that is not this one."""
 
 
+SOURCE = "source code"  # of a reader's own part: no field of it can be called so
+
+
 def to_plain(part: Any) -> Any:
     """A value made of values as JSON holds it: each with its class, and with a digest of its source where it is a
     reader's own."""
     if isinstance(part, tuple):
         return [to_plain(item) for item in part]
     if isinstance(part, types.FunctionType):
-        return {"is": f"{part.__module__}:{part.__qualname__}", "source": source_of(part)}
+        return {"is": f"{part.__module__}:{part.__qualname__}", SOURCE: source_of(part)}
     if is_dataclass(part):
         cls = type(part)
         about = {"is": f"{cls.__module__}:{cls.__qualname__}"}
-        about |= {} if cls.__module__.startswith("reidnb.") else {"source": source_of(cls)}
+        about |= {} if cls.__module__.startswith("reidnb.") else {SOURCE: source_of(cls)}
         return about | {f.name: to_plain(getattr(part, f.name)) for f in dataclasses.fields(part)}
     if part is None or isinstance(part, (bool, int, float, str)):
         return part
@@ -259,11 +262,11 @@ def from_plain(plain: Any) -> Any:
         return tuple(map(from_plain, plain))
     if not isinstance(plain, dict):
         return plain
-    fields = {name: from_plain(value) for name, value in plain.items() if name not in ("is", "source")}
+    fields = {name: from_plain(value) for name, value in plain.items() if name not in ("is", SOURCE)}
     module, _, name = plain["is"].partition(":")
     ours = module.startswith("reidnb.")
     found = getattr(importlib.import_module(module) if ours else sys.modules.get(module), name, None)
-    if not ours and (found is None or source_of(found) != plain["source"]):
+    if not ours and (found is None or source_of(found) != plain.get(SOURCE)):
         raise Elsewhere(plain["is"])
     if isinstance(found, types.FunctionType):
         return found
@@ -275,9 +278,16 @@ def from_plain(plain: Any) -> Any:
         raise Elsewhere(plain["is"]) from None  # a class of a reader that is not made by its fields
 
 
-def _seen_by(recipe: Recipe, fingerprint: str) -> str:
-    """What of a dataset a recipe's numbers depend on: key points that were found later make no other run old."""
-    return fingerprint if reads_points(recipe) else without_points(fingerprint)
+def _seen_by(recipe: Recipe, data: ReIDDataset) -> list[str]:
+    """What of a dataset a recipe's numbers depend on: key points that were found later make no other run old. Who is
+    on the pictures is counted too, since whoever makes a dataset of another one may keep its fingerprint; of a dataset
+    without any, the pictures."""
+    names = ("train", "target", "query", "gallery", "multi_query")
+    parts = [part for name in names if (part := getattr(data, name, None)) is not None]
+    labels = digest(*[array for part in parts for array in (part.pids, part.camids)])
+    if not data.fingerprint:
+        return [digest(*[np.ascontiguousarray(part.images) for part in parts]), labels]
+    return [data.fingerprint if reads_points(recipe) else without_points(data.fingerprint), labels]
 
 
 def key_of_run(recipe: Recipe, data: ReIDDataset, seed: int, device: torch.device, profile: str = "full") -> str:
@@ -291,7 +301,7 @@ def key_of_run(recipe: Recipe, data: ReIDDataset, seed: int, device: torch.devic
         "precision": precision(device),
         "dataset": [
             data.name,
-            _seen_by(recipe, data.fingerprint),
+            *_seen_by(recipe, data),
             *(data.attribute_names if recipe.needs_attributes else ()),
         ],
         **({"options": data.options} if data.options else {}),  # a table's row says them, though content be the same

@@ -24,6 +24,7 @@ LEVEL = 0.05  # of the interval's error, and of the rate of false discoveries
 PRIOR = 4  # degrees of freedom of the variance that claims of one kind share
 NOTHING = 1.0  # points: an interval within so many of zero says that there is no effect above them
 MOST_SEEDS = 999
+EXACTLY = {1: "holds", 0: "no effect", -1: "opposite"}  # of what has no spread: nothing learned, the same pictures
 SAID = ("id", "statement", "source", "metric", "method", "on")  # by every claim; and what else one may say:
 MAY_SAY = ("baseline", "below", "better", "slack", "paper_gain", "notebook", "statement_zh", "follows", "predicted")
 MAY_SAY += tuple(f"{who}_{what}" for who in ("method", "baseline") for what in ("metric", "on", "from"))
@@ -36,6 +37,7 @@ class Judged(NamedTuple):
     spread: float  # half width of the 95 % interval; NaN for one seed
     p: float  # two-sided, of a gain of zero; NaN for one seed
     sd: float  # moderated, of one seed's gain
+    prior: int = 0  # degrees of freedom that others of its kind brought to sd
 
 
 def papers() -> dict[str, list[dict]]:
@@ -61,9 +63,9 @@ def assess(gains: np.ndarray, others: Sequence[np.ndarray] = ()) -> Judged:
     variance = ((n - 1) * np.var(gains, ddof=1) + prior * pooled) / dof
     error, mean = np.sqrt(variance / n), float(np.mean(gains))
     if error == 0:
-        return Judged(mean, 0.0, float(mean == 0), 0.0)
+        return Judged(mean, 0.0, float(mean == 0), 0.0, prior)
     p = 2 * student.sf(abs(mean) / error, dof)
-    return Judged(mean, float(student.ppf(1 - LEVEL / 2, dof) * error), float(p), float(np.sqrt(variance)))
+    return Judged(mean, float(student.ppf(1 - LEVEL / 2, dof) * error), float(p), float(np.sqrt(variance)), prior)
 
 
 def false_discovery_rates(p: np.ndarray) -> np.ndarray:
@@ -107,6 +109,11 @@ def run_name(recipe: str, changes: str = "") -> str:
     return f"{recipe}, {changes}" if changes else recipe
 
 
+def tested_on_drawn(dataset: str) -> bool:
+    """Whether a dataset, or the target of a pair, is drawn: then a seed is a world, and its test another one."""
+    return dataset.split("->")[-1].startswith("synthetic")
+
+
 def checked(runs: pd.DataFrame) -> pd.DataFrame:
     """A table of runs, if it is one."""
     if not isinstance(runs, pd.DataFrame):
@@ -125,9 +132,9 @@ def judge(runs: pd.DataFrame, claims: list[dict] | None = None) -> pd.DataFrame:
     much worse a method may be that is "nearly as good". "holds": the interval lies on the claimed side, q is at most
     0.05, and the paper's gain is not above the interval; "holds, smaller": it is; "opposite": the interval lies on the
     other side; "no effect": all of it lies within NOTHING of zero; "undecided"; "one run"; "not run". What learns
-    nothing needs one run. `note` says of what other claim it follows, what slack it has, and of a rival that finds less
-    than the start did before any training. Beside the datasets that a claim names it is tested wherever its runs were
-    made under "photo" or "paper".
+    nothing needs one run where it is tested on photographs, which no seed changes. `note` says of what other claim it
+    follows, what slack it has, and of a rival that finds less than the start did before any training. Beside the
+    datasets that a claim names it is tested wherever its runs were made under "photo" or "paper".
     """
     claims = papers()["claim"] if claims is None else [*map(_checked_claim, claims)]
     kinds = ("metric", "method_metric", "baseline_metric")
@@ -171,7 +178,7 @@ def _row(claim, runs, dataset, profile):
         "note": _note(claim, runs, dataset),
         "gains": sign * difference + slack,
         "kind": (claim["metric"], dataset, profile, form),
-        "exact": len(difference) == 1 and not learned,
+        "exact": len(difference) == 1 and not learned and not tested_on_drawn(dataset),
     }
 
 
@@ -183,11 +190,11 @@ def _with_verdicts(table):
     table["q"] = false_discovery_rates(table.p)
     theirs = table.sign * table.paper_gain.where(table.slack == 0)
     table["verdict"] = [
-        ("holds" if judged.gain > 0 else "opposite") if row.exact else verdict(judged, row.q, row.seeds, paper)
+        EXACTLY[int(np.sign(judged.gain))] if row.exact else verdict(judged, row.q, row.seeds, paper)
         for row, judged, paper in zip(table.itertuples(), found, theirs)
     ]
     table["decides"] = [
-        seeds_to_decide(judged.gain, judged.sd, row.seeds) if row.verdict == "undecided" else 0
+        seeds_to_decide(judged.gain, judged.sd, row.seeds, judged.prior) if row.verdict == "undecided" else 0
         for row, judged in zip(table.itertuples(), found)
     ]
     return table.drop(columns=["gains", "kind", "exact"])
@@ -252,7 +259,7 @@ def _differences(claim, runs, dataset):
         value = here[here["name"] == claim[who]].set_index("seed")[metric]
         other = {"method": "baseline", "baseline": "method"}[who]
         alone = claim[who] in DESCRIPTORS and claim.get(other) not in DESCRIPTORS and "below" not in claim
-        if alone and len(value) == 1:
+        if alone and len(value) == 1 and not tested_on_drawn(claim.get(f"{who}_on", dataset)):
             value = value.iloc[0]  # learns nothing, on photographs: one run stands for all seeds
         start = claim.get(f"{who}_from")
         return value if start is None else value - here[here["name"] == start].set_index("seed")[metric]

@@ -74,7 +74,8 @@ def test_two_metrics_of_one_recipe():
 
 @pytest.mark.parametrize("mAP, expected", [(0.41, "holds"), (0.59, "opposite")])
 def test_below(mAP, expected):
-    line = verdict(pd.DataFrame([row("colour_histogram", mAP=mAP)]), BELOW)
+    where = {"dataset": "market1501", "profile": "laptop"}
+    line = verdict(pd.DataFrame([row("colour_histogram", mAP=mAP, **where)]), BELOW | {"on": [[*where.values()]]})
     assert line.verdict == expected and line.seeds == 1 and line.spread == 0 and np.isnan(line.paper_gain)
     assert line.gain == pytest.approx(100 * mAP - 50)
 
@@ -213,9 +214,24 @@ def test_one_run_decides_only_where_nothing_is_learned():
     bound = {k: v for k, v in CLAIM.items() if k != "baseline"} | {"below": 50.0}
     learned = judge(runs([0.1], [0.4]), [bound]).iloc[0]
     assert learned.verdict == "one run" and np.isnan(learned.spread)
-    both = pd.DataFrame([row("lomo", 0, 0.1), row("colour_histogram", 0, 0.3)])
-    told = judge(both, [CLAIM | {"method": "colour_histogram", "baseline": "lomo"}]).iloc[0]
-    assert told.verdict == "holds" and told.spread == 0 and told.gain == pytest.approx(20)
+    for dataset, found, said in (
+        ("market1501", 0.3, "holds"),
+        ("synthetic->market1501", 0.1, "no effect"),
+        ("synthetic", 0.3, "one run"),  # a seed is a world, and another test
+    ):
+        both = pd.DataFrame([row("lomo", 0, 0.1, dataset), row("colour_histogram", 0, found, dataset)])
+        claim = CLAIM | {"method": "colour_histogram", "baseline": "lomo", "on": [[dataset, "full"]]}
+        told = judge(both, [claim]).iloc[0]
+        assert told.verdict == said and told.gain == pytest.approx(100 * (found - 0.1))
+        assert told.spread == 0 or said == "one run"
+
+
+def test_a_descriptor_of_one_drawn_world_is_no_rival_in_another():
+    """On photographs its one run stands for all seeds; drawn worlds are other tests."""
+    for dataset, seeds in (("synthetic_summer->synthetic_winter", 1), ("synthetic->market1501", 3)):
+        table = [row("lomo", 0, 0.1, dataset), *(row("new", seed, 0.3, dataset) for seed in range(3))]
+        told = judge(pd.DataFrame(table), [CLAIM | {"baseline": "lomo", "on": [[dataset, "full"]]}]).iloc[0]
+        assert told.seeds == seeds
 
 
 @pytest.mark.parametrize("larger", ["photo", "paper"])

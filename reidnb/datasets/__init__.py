@@ -36,6 +36,7 @@ __all__ = [
     "true_styles",
 ]
 
+MOST_WORLDS = 1_000_000  # they are numbered from 0
 DATASETS = (*WORLDS, *LAYOUTS)
 
 
@@ -67,7 +68,7 @@ def open_dataset(
     Warns when some queries have no answer in the gallery.
     """
     check_name(name)
-    if not isinstance(world, (int, np.integer)) or isinstance(world, bool) or not 0 <= world < 1_000_000:
+    if not isinstance(world, (int, np.integer)) or isinstance(world, bool) or not 0 <= world < MOST_WORLDS:
         raise ValueError(f"world must be a whole number from 0 on, below a million; got {world!r}")
     options |= {"world": int(world)} if world and is_drawn(name) else {}
     if check_share(partial):

@@ -133,6 +133,8 @@ def decode(source: str | Path | Image.Image, size: tuple[int, int], box: np.ndar
         with contextlib.nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image:
             if box is not None:
                 x, y, w, h = (int(value) for value in box)
+                if w < 1 or h < 1 or x >= image.width or y >= image.height or x + w <= 0 or y + h <= 0:
+                    raise ValueError(f"the box {x, y, w, h} lies outside of its {image.width} x {image.height} pixels")
                 image = image.crop((x, y, x + w, y + h))
             elif image.getexif().get(ORIENTATION, 1) != 1:
                 image = ImageOps.exif_transpose(image)

@@ -13,6 +13,7 @@ def valid_gallery(pid: int, camid: int, gallery_pids, gallery_camids) -> np.ndar
     camera."""
     gallery_pids = ids(gallery_pids, len(gallery_pids), "gallery_pids")
     gallery_camids = ids(gallery_camids, len(gallery_pids), "gallery_camids")
+    (pid,), (camid,) = ids([pid], 1, "pid"), ids([camid], 1, "camid")
     return (gallery_pids != -1) & ~((gallery_pids == pid) & (gallery_camids == camid))
 
 

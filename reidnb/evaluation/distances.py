@@ -130,7 +130,12 @@ def _mend_near_duplicates(squared, x, y, limit):
         a, b = x.double() - y[0].double(), y.double() - y[0].double()  # without what all have in common
         squares = (a * a).sum(1)[:, None] + (b * b).sum(1)
         exact = squares - 2 * a @ b.T
-        exact[exact < 1e-13 * squares] = 0  # what is left is rounding: it must not rank images that are equal
+        if x.dtype == torch.float64:  # no digits to spare: the nearest pair by pair all the same
+            i, j = torch.nonzero(exact < 1e-9 * squares, as_tuple=True)
+            for part_i, part_j in zip(i.split(4096), j.split(4096)):
+                exact[part_i, part_j] = (x[part_i] - y[part_j]).square().sum(1)
+        else:
+            exact[exact < 1e-13 * squares] = 0  # what is left is rounding: it must not rank images that are equal
         squared.copy_(exact)
         return
     for part_i, part_j in zip(i.split(4096), j.split(4096)):

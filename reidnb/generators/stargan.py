@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from reidnb.runtime import TrainingDiverged, choose_device, keep_checkpoint, load_checkpoint
+from reidnb.generators.descent import descend, follow, line_of
+from reidnb.runtime import choose_device, keep_checkpoint, load_checkpoint
 from reidnb.values import Count, Positive, Share, Weight, value
 
 log = logging.getLogger("reidnb")
@@ -169,20 +170,14 @@ def train_stargan(
             asked = torch.as_tensor(rng.integers(0, cameras, plan.batch), device=device)
             mix = torch.as_tensor(rng.random((plan.batch, 1, 1, 1)), dtype=torch.float32, device=device)
             terms = critic_terms(nets, real, took, asked, mix, plan)
-            _step(optimizers["critic"], terms)
+            descend(optimizers["critic"], terms)
         painted = generator_terms(nets, real, took, asked, plan)
-        _step(optimizers["generator"], painted)
-        _follow(nets["average"], nets["generator"], min(plan.average, (step + 1) / (step + 10)))
+        descend(optimizers["generator"], painted)
+        follow(nets["average"], nets["generator"], min(plan.average, (step + 1) / (step + 10)))
         for name, cost in {**terms, **painted}.items():
             sums[name] = sums.get(name, 0.0) + cost.detach()
         if (step + 1) % every == 0 or step + 1 == plan.steps:
-            count = (step % every) + 1
-            line = {name: float(total) / count for name, total in sums.items()}
-            if not all(map(math.isfinite, line.values())):
-                raise TrainingDiverged("StarGAN", f"step {step + 1}", plan.lr, line)
-            history.append({"step": step + 1, **line, "seconds": time.perf_counter() - started})
-            shown = "  ".join(f"{name} {mean:.3f}" for name, mean in line.items())
-            log.info("stargan step %d/%d  %s  %.0f s", step + 1, plan.steps, shown, history[-1]["seconds"])
+            history.append(line_of("StarGAN", sums, step % every + 1, step + 1, plan, started))
             keep_checkpoint(checkpoint, parts, history)
             sums = {}
     return nets["average"].eval(), history
@@ -212,18 +207,6 @@ def generator_terms(nets: nn.ModuleDict, real, took, asked, plan: StarGAN) -> di
         terms["cycle"] = plan.reconstruction * (real - nets["generator"](fake, took)).abs().mean()
     nets["critic"].requires_grad_(True)
     return terms
-
-
-def _step(optimizer, terms):
-    optimizer.zero_grad(set_to_none=True)
-    sum(terms.values()).backward()
-    optimizer.step()
-
-
-@torch.no_grad()
-def _follow(average, generator, share):
-    for kept, new in zip(average.parameters(), generator.parameters()):
-        kept.lerp_(new, 1 - share)
 
 
 def to_pictures(images, indices, device, flip=None) -> torch.Tensor:

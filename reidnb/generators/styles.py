@@ -13,7 +13,8 @@ import torch
 from reidnb.batches import Styled
 from reidnb.files import cache_root, digest, kept, kept_files, require_space
 from reidnb.generators.stargan import Generator, StarGAN, restyle, train_stargan
-from reidnb.runtime import choose_device
+from reidnb.runtime import choose_device, precision
+from reidnb.sources import source_of
 
 SHIPPED = Path(__file__).with_name("shipped")
 PAINTED = (  # what ships: whose cameras, and the weight of the cycle
@@ -58,7 +59,9 @@ def load_or_train_generator(
         safetensors.torch.save_file(state, path, about)
         checkpoint.unlink(missing_ok=True)
 
-    told = digest(json.dumps(what, sort_keys=True), _digest_of_pictures(split), choose_device(device).type)
+    place = choose_device(device)
+    made = source_of(train_stargan), precision(place), place.type
+    told = digest(json.dumps(what, sort_keys=True), _digest_of_pictures(split), *made)
     home = cache_root() / "styles" / f"{name}-{told}.safetensors"
     return _load(kept(home, train))
 
@@ -105,9 +108,8 @@ def _weights_digest(path):
 
 
 def _digest_of_pictures(split):
-    """Of the cameras and of some fifty pictures, in their order."""
-    some = np.ascontiguousarray(split.images[:: max(1, len(split.images) // 50)])
-    return digest(np.ascontiguousarray(split.camids).tobytes(), some.tobytes())
+    """Of the cameras and of all pictures, in their order."""
+    return digest(np.asarray(split.camids), np.asarray(split.images))
 
 
 def _about(path):

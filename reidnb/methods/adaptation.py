@@ -25,8 +25,8 @@ from reidnb.network import Output
 from reidnb.training import Batch
 from reidnb.values import Count, Positive, Share, Weight, value
 
-# Who paints copies: one network for all cameras, or one for each pair of them (CamStyle). And what nobody can paint, the
-# built-in world's own: the picture as another camera would have taken it; of that the person alone, or the ground alone.
+# Who paints copies: one network for all cameras, or one for each pair of them (CamStyle). And what nobody can paint:
+# the picture as another camera of the drawn world would have taken it; of that the person alone, or the ground alone.
 Painter = Literal["stargan", "cyclegan", "truth", "truth_person", "truth_ground"]
 HIDDEN, METRIC = 256, 128  # units of the LSTM in each direction; values of a triplet feature (section 3.2)
 SMOOTHING = {"own": 0.0, "smooth": 0.1, "uniform": 1.0}  # what a copy is told to be

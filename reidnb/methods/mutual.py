@@ -63,12 +63,14 @@ class Mutual:
         return Students(net, build_like(self.peer))
 
     def bind(self, data, net: Students) -> "Mutual":
-        for student in (net.second, net.first):
-            known = tuple(bound(loss, data, student) for loss in self.inner)
-        return replace(self, inner=known)
+        second, first = (tuple(bound(loss, data, net) for loss in self.inner) for net in (net.second, net.first))
+        told = replace(self, inner=first)
+        object.__setattr__(told, "inner_of_peer", second)  # terms that hold something of a network have one each
+        return told
 
     def __call__(self, output: Output, batch: Batch) -> dict[str, torch.Tensor]:
-        ours, theirs = (evaluate_terms(self.inner, said, batch) for said in (output, output.peer))
+        ours = evaluate_terms(self.inner, output, batch)
+        theirs = evaluate_terms(getattr(self, "inner_of_peer", self.inner), output.peer, batch)
         terms = {name: cost + theirs[name] for name, cost in ours.items()}
         if self.class_mutual:
             a, b = output.logits, output.peer.logits

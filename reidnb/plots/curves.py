@@ -202,18 +202,21 @@ def paper_and_ours(ledger, reach: float = 30.0, width: int = 70) -> Figure:
 
 
 def claim_seeds(row, method, rival) -> Figure:
-    """One claim from near. row: of the ledger (a Series); method, rival: its scores in percent, (seeds,) each, in the
-    order of the seeds. Left both runs, a line a seed; right each seed's gain, their mean with the ledger's interval,
-    and the paper's gain as a diamond."""
+    """One claim from near. row: of the ledger (a Series); method, rival: its scores in percent by seed, two Series of
+    which the seeds that both have are drawn, or (seeds,) each in the order of the seeds. Left both runs, a line a seed;
+    right each seed's gain, their mean with the ledger's interval, and the paper's gain as a diamond."""
+    if hasattr(method, "align") and hasattr(rival, "align"):
+        method, rival = method.align(rival, join="inner")
+    seeds = [*getattr(method, "index", range(len(method)))]
     count = min(len(method), len(rival))
     if not count:
         raise ValueError(f"claim {row.id!r} has no runs of one seed on both sides: there is nothing to draw")
-    method, rival = (finite(values[:count], "scores", (count,)) for values in (method, rival))
+    method, rival = (finite(np.asarray(values)[:count], "scores", (count,)) for values in (method, rival))
     gains = method - rival
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.9), width_ratios=(2, 3))
     for seed in range(count):
         left.plot([0, 1], [rival[seed], method[seed]], "o-", color=BLUE, alpha=0.6, markersize=4)
-        left.annotate(str(seed), (1, method[seed]), (6, -3), textcoords="offset points", fontsize=7.5)
+        left.annotate(str(seeds[seed]), (1, method[seed]), (6, -3), textcoords="offset points", fontsize=7.5)
     names = ["\n".join(textwrap.wrap(str(name), 24)) for name in (row.baseline, row.method)]
     left.set_xticks([0, 1], names, fontsize=8)
     left.set(xlim=(-0.3, 1.3), ylabel=f"{row.metric}, %")

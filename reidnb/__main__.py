@@ -9,7 +9,8 @@ import ast
 import difflib
 import linecache
 import logging
-import shutil
+import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,12 +19,17 @@ from reidnb import __version__
 from reidnb.sources import dataset_names, profile_names, recipe_titles
 
 HERE = Path(__file__).parent
+SHOWN = (".jpg", ".jpeg", ".png", ".pdf", ".svg", ".webp")  # what a picture can be written as
 DEVICES = ("auto", "cpu", "cuda", "mps")
 KEPT = (  # the folders of the cache
     *("datasets", "tracklets", "runs", "embeddings", "pose", "pseudo", "styles"),
     *("figures", "pretraining", "drawn_people", "drawn_people_odd"),
 )
-
+# Of what lies there, what is ours: whoever lets REIDNB_CACHE be a folder of theirs may have a folder "figures" too.
+OURS = re.compile(
+    r"\.(npy|npz|lock|damaged|checkpoint|safetensors)$|^pose/mediapipe/|^figures/(.*/)?(\d\d_[^/]*|ranking)\.(png|jpg)$"
+    r"|^drawn_people(_odd)?/.*\.(jpg|png|csv|onnx)$"
+)
 
 # ------------------------------------------------------------------------------------------------------ the arguments
 
@@ -214,6 +220,8 @@ def search(args):
     from reidnb.files import atomic_write, cache_root
 
     yours.check_files(args.query)  # before a network is trained
+    if args.picture and (Path(args.picture).suffix.lower() not in SHOWN or Path(args.picture).is_dir()):
+        raise ValueError(f"--picture is a file to be written, one of {', '.join(SHOWN)}; got {args.picture}")
     embedder = _embedder(args)
     for rank, one in enumerate(found := yours.search(args.query, args.folder, embedder, args.k), 1):
         print(f"{rank:4}  {one.distance:.3f}  {one.file}", flush=True)  # the picture takes seconds longer
@@ -325,14 +333,26 @@ def pretrain(args):
 def clean(args):
     from reidnb.files import cache_root
 
-    total = 0
+    total, others = 0, []
     for folder in (cache_root() / name for name in KEPT):
-        held = sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+        held = 0
+        for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder before the folder
+            if path.is_dir() and not path.is_symlink():
+                if not args.dry_run and not any(path.iterdir()):
+                    path.rmdir()
+            elif OURS.search(path.relative_to(folder.parent).as_posix()):
+                held += path.lstat().st_size
+                if not args.dry_run:
+                    path.unlink()
+            else:
+                others.append(path)
+        if folder.is_dir() and not folder.is_symlink() and not args.dry_run and not any(folder.iterdir()):
+            folder.rmdir()
         print(f"{held / 1e6:10,.1f} MB  {folder}")
         total += held
-        if folder.exists() and not args.dry_run:
-            shutil.rmtree(folder)
     print(f"{total / 1e6:10,.1f} MB  {'in all; nothing was removed' if args.dry_run else 'removed'}")
+    if others:
+        print(f"{len(others)} files there are not reidnb's, such as {others[0]}: they stay")
 
 
 # ----------------------------------------------------------------------------------------------------------- in a line
@@ -357,6 +377,10 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         args.function(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print(f"\nreidnb {args.command}: stopped; started again it goes on where it was", file=sys.stderr)
         return 130

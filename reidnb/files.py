@@ -53,6 +53,14 @@ def cache_root() -> Path:
         ) from error
 
 
+def at_home(path: str | Path) -> Path:
+    """The path, of which ~ is the home folder and ~name another's; a path that begins so and means nobody stays."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # nobody of that name, or a user without a home
+        return Path(path)
+
+
 def digest(*parts: object) -> str:
     """16 hexadecimal digits that stand for the parts: numbers, strings, bytes, tuples, dataclasses, arrays, tensors.
 
@@ -236,6 +244,25 @@ def kept_files(folder: str | Path, pattern: str = "*") -> list[Path]:
     """What is kept in `folder` under names like `pattern`: nothing half-written (hidden) or damaged, no locks."""
     found = (path for path in Path(folder).glob(pattern) if not path.name.startswith("."))
     return sorted(path for path in found if path.suffix not in (".lock", ".damaged"))
+
+
+def walk(folder: str | Path) -> Iterator[tuple[str, os.DirEntry]]:
+    """Every file in a folder and below, with its path from there, in no order; what is hidden (.name) is left aside,
+    links are followed, a folder once, and a link to nothing is passed over."""
+    waiting, seen = [("", Path(folder))], set()
+    while waiting:
+        prefix, place = waiting.pop()
+        if (real := os.path.realpath(place)) in seen:
+            continue
+        seen.add(real)
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    waiting.append((f"{prefix}{entry.name}/", Path(entry.path)))
+                elif entry.is_file():
+                    yield prefix + entry.name, entry
 
 
 def require_space(folder: str | Path, needed: int, what: str = "what is to be kept there", instead: str = "") -> None:

@@ -10,12 +10,13 @@ import pandas as pd
 
 from reidnb.files import atomic_write
 from reidnb.result import kept_results
+from reidnb.sources import dataset_names
 from reidnb.verdicts import IDENTIFIES, NOTHING, VERDICTS, checked, judge, run_name
 from reidnb.verdicts import papers as papers  # the ledger's own data
 
 RESULTS = Path(__file__).parent / "results"
 SCORES = ["mAP", "rank1", "rank5", "rank10", "mINP"]
-OWN = r"\b(?:csv|folder)\b"  # datasets that are somebody's own
+OWN = ("csv", "folder")  # datasets that are somebody's own
 FINDINGS = {  # what the README says, by dataset and profile
     ("synthetic", "full"): ("metric-helps", "pcb-beats-ide", "aligned-helps", "aligned-helps-alone"),
     ("market1501", "photo"): ("metric-helps", "pcb-beats-ide", "aligned-helps", "both-beat-global", "attributes-help"),
@@ -228,13 +229,18 @@ def claims(kept: bool = False) -> pd.DataFrame:
     return judge(results(kept))
 
 
+def _is_everybodys(dataset: str) -> bool:
+    """Whether a dataset, or both of a pair, is one that everybody can open by its name."""
+    return all(part in dataset_names() and part not in OWN for part in dataset.split("->"))
+
+
 def write_tables(out: str | Path = RESULTS, readme: str | Path | None = None) -> str:
     """Write runs.csv, attributes.csv, results.md and claims.md into a folder, from what was measured and what is kept
     here, but for runs on somebody's own pictures; and renew what a README says of them between its marks -> a line that
     says what was written."""
     out = Path(out)
     for table, name in ((results(), "runs.csv"), (statements(), "attributes.csv")):
-        write_runs(table[~table.dataset.str.contains(OWN)], out / name)
+        write_runs(table[table.dataset.map(_is_everybodys)], out / name)
     runs = read_runs(out / "runs.csv")
     judged = judge(runs)
     for name, text in pages(runs, judged).items():

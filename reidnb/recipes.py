@@ -8,7 +8,6 @@ have is said in `reidnb.methods`; one of your own, from a notebook's cell, goes 
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from reidnb.batches import Augmentation
@@ -172,8 +171,8 @@ class Recipe:
         return self.fresh_norm or getattr(self.extra, "needs_target", False)
 
     @property
-    def needs_cameras(self) -> bool:
-        """Whether it learns from copies of pictures in the styles of other cameras."""
+    def joins_pictures(self) -> bool:
+        """Whether more pictures join each batch: copies for other cameras, parts cut by key points, people painted."""
         return self.extra is not None
 
     @property
@@ -390,8 +389,3 @@ def _larger(base: Recipe, settings: dict) -> Iterator[tuple[str, str]]:
         if place.way not in (("name",), ("title",)) and str(place.held) in BACKBONES and "small" in place.held:
             form = larger + place.held.removeprefix("small")
             yield ways[place.way], form if form in BACKBONES else larger
-
-
-def titled(base: Recipe, name: str, title: str = "", **changes: Any) -> Recipe:
-    """A recipe of another name, made from one with some fields changed."""
-    return replace(change(base, **changes), name=name, title=title)

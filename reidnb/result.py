@@ -278,16 +278,18 @@ def from_plain(plain: Any) -> Any:
         raise Elsewhere(plain["is"]) from None  # a class of a reader that is not made by its fields
 
 
-def _seen_by(recipe: Recipe, data: ReIDDataset) -> list[str]:
-    """What of a dataset a recipe's numbers depend on: key points that were found later make no other run old. Who is
-    on the pictures is counted too, since whoever makes a dataset of another one may keep its fingerprint; of a dataset
-    without any, the pictures."""
+def _seen_by(recipe: Recipe, fingerprint: str) -> str:
+    """What of a dataset a recipe's numbers depend on: key points that were found later make no other run old."""
+    return fingerprint if reads_points(recipe) else without_points(fingerprint)
+
+
+def _who_is_there(data: ReIDDataset) -> str:
+    """A digest of people and cameras, since whoever makes a dataset of another one may keep its fingerprint; and of the
+    pictures of one that has none."""
     names = ("train", "target", "query", "gallery", "multi_query")
     parts = [part for name in names if (part := getattr(data, name, None)) is not None]
-    labels = digest(*[array for part in parts for array in (part.pids, part.camids)])
-    if not data.fingerprint:
-        return [digest(*[np.ascontiguousarray(part.images) for part in parts]), labels]
-    return [data.fingerprint if reads_points(recipe) else without_points(data.fingerprint), labels]
+    pictures = [] if data.fingerprint else [np.asarray(part.images) for part in parts]
+    return digest(*[array for part in parts for array in (part.pids, part.camids)], *pictures)
 
 
 def key_of_run(recipe: Recipe, data: ReIDDataset, seed: int, device: torch.device, profile: str = "full") -> str:
@@ -301,7 +303,8 @@ def key_of_run(recipe: Recipe, data: ReIDDataset, seed: int, device: torch.devic
         "precision": precision(device),
         "dataset": [
             data.name,
-            *_seen_by(recipe, data),
+            _seen_by(recipe, data.fingerprint),
+            _who_is_there(data),
             *(data.attribute_names if recipe.needs_attributes else ()),
         ],
         **({"options": data.options} if data.options else {}),  # a table's row says them, though content be the same

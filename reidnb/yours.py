@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reidnb.datasets import decode, pictures_below
-from reidnb.files import atomic_write, cache_root, digest, locked, put_aside
+from reidnb.files import at_home, atomic_write, cache_root, digest, locked, passing, put_aside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -105,7 +105,7 @@ def search(query: str | Path, folder: str | Path, embedder: Embedder | None = No
     """
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
         raise ValueError(f"k must be a whole number of pictures from 1 on, got {k!r}")
-    query, folder, embedder = _file(query), Path(folder).expanduser(), embedder or shipped()
+    query, folder, embedder = _file(query), at_home(folder), embedder or shipped()
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}: wanted one with pictures")
     files = pictures_below(folder)
@@ -124,7 +124,8 @@ def picture(query: str | Path, found: Sequence[Found], size: tuple[int, int] = (
     from reidnb import plots
 
     images = [decode(file, size) for file in (_file(query), *(one.file for one in found))]
-    titles = ["query", *(f"{one.distance:.2f}\n{one.file.name[:18]}" for one in found)]
+    names = [one.file.name.encode(errors="replace").decode()[:18].replace("$", r"\$") for one in found]
+    titles = ["query", *(f"{one.distance:.2f}\n{name}" for one, name in zip(found, names))]
     return plots.picture_row(images, titles, [plots.BLUE, *[None] * len(found)])
 
 
@@ -186,6 +187,8 @@ def _load(path):
     except FileNotFoundError:
         pass
     except Exception as problem:  # zipfile and numpy raise many kinds for a damaged file
+        if passing(problem):
+            raise
         put_aside(path, problem)
     return {}
 
@@ -202,7 +205,7 @@ def check_files(*paths: str | Path) -> None:
 
 
 def _file(path):
-    path = Path(path).expanduser()
+    path = Path(path) if Path(path).is_file() else at_home(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no picture {path}")
     return path
@@ -253,9 +256,12 @@ def calibrate(query, gallery, query_pids, gallery_pids, query_camids, gallery_ca
     """
     from sklearn.linear_model import LogisticRegression
 
-    from reidnb.evaluation.inputs import all_ids, feature_pair
+    from reidnb.evaluation.inputs import all_ids, feature_pair, require_finite
 
-    x, y = (side.cpu().numpy() for side in feature_pair(query, gallery, "query", "gallery"))
+    both = feature_pair(query, gallery, "query", "gallery")
+    for side, name in zip(both, ("query", "gallery")):
+        require_finite(side, name)
+    x, y = (side.cpu().numpy() for side in both)
     q_pids, g_pids, q_cams, g_cams = all_ids((len(x), len(y)), query_pids, gallery_pids, query_camids, gallery_camids)
     rng, kept = np.random.default_rng(seed), np.flatnonzero(g_pids != -1)
     own = [np.flatnonzero((g_pids == pid) & (g_cams != cam)) for pid, cam in zip(q_pids, q_cams, strict=True)]

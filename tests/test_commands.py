@@ -211,6 +211,35 @@ def test_clean_says_what_lies_in_the_cache_and_removes_it(cache, capsys):
     assert command.main(["clean"]) == 0 and "0.0 MB  removed" in capsys.readouterr().out
 
 
+def test_clean_leaves_what_is_somebodys_own(cache, capsys):
+    """REIDNB_CACHE may be a folder of one's own, in which "figures" and "datasets" are too."""
+    ours = ("datasets/v1/b/train.npy", "runs/a.npz", "figures/04_votes.jpg", "pose/mediapipe/bin/python")
+    theirs = ("datasets/mine.txt", "figures/thesis.pdf", "figures/holiday.png", "runs/deep/notes.md")
+    for name in ours + theirs:
+        (cache / name).parent.mkdir(parents=True, exist_ok=True)
+        (cache / name).write_bytes(b"x")
+    (cache / "styles").symlink_to(cache / "elsewhere")
+    assert command.main(["clean"]) == 0
+    assert "4 files there are not reidnb's" in capsys.readouterr().out
+    left = {path.relative_to(cache).as_posix() for path in cache.rglob("*") if path.is_file()}
+    assert left == set(theirs) and not (cache / "pose").exists()
+
+
+def test_search_refuses_a_picture_that_cannot_be_written_before_any_work(cache, capsys, tmp_path, monkeypatch):
+    (tmp_path / "q.png").write_bytes(b"x")
+    monkeypatch.setattr(command, "_embedder", lambda args: pytest.fail("work was begun"))
+    for wrong in ("out", "out.xyz", str(tmp_path)):
+        asked = ["search", str(tmp_path / "q.png"), str(tmp_path), "--picture", wrong]
+        assert command.main(asked) == 2
+        assert "--picture is a file to be written" in capsys.readouterr().err
+
+
+def test_whoever_has_read_enough_is_no_error(tmp_path):
+    words = f"{sys.executable} -m reidnb list | head -n 1"
+    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, cwd=ROOT)
+    assert done.stderr == "" and len(done.stdout.splitlines()) == 1
+
+
 def test_clean_knows_every_folder_of_the_cache():
     sources = [path.read_text(encoding="utf-8") for path in (ROOT / "reidnb").rglob("*.py")]
     folders = set(re.findall(r'cache_root\(\) / "(\w+)"', " ".join(sources)))

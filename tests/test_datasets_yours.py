@@ -48,6 +48,80 @@ def test_a_folder_for_each_person(people, caplog):
     assert (own == (found.query.files[:, None] == found.gallery.files)).all(), "no camera: only the own file is out"
 
 
+def test_people_that_are_links(people, tmp_path):
+    """Three of six are links to folders elsewhere: they are people too."""
+    for name in ("ann", "Bob", "王"):
+        (tmp_path / "elsewhere").mkdir(exist_ok=True)
+        (people / name).rename(tmp_path / "elsewhere" / name)
+        (people / name).symlink_to(tmp_path / "elsewhere" / name)
+    found = open_dataset("folder", root=people, size=SIZE)
+    assert len(names(found.train) | names(found.gallery)) == 6
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("person,split\nann,train\nann,test\n", "names 'ann' more than once"),
+        (
+            "person,split\n" + "".join(f"{n},train\n" for n in ("ann", "Bob", "王", "d e", "eve", "fay")),
+            "split is empty.*",
+        ),
+        ("person,split\nm\u00fcller,train\n".encode("latin-1"), "not written in UTF-8"),
+    ],
+)
+def test_a_split_that_was_edited_amiss(people, table, said):
+    (people / WRITTEN).write_bytes(table if isinstance(table, bytes) else table.encode())
+    with pytest.raises(ValueError, match=said) as raised:
+        open_dataset("folder", root=people, size=SIZE)
+    assert WRITTEN in str(raised.value)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, True, "abc"])
+def test_a_split_seed_is_a_whole_number(people, seed):
+    with pytest.raises(ValueError, match="split_seed must be a whole number"):
+        open_dataset("folder", root=people, size=SIZE, split_seed=seed)
+
+
+def table_of(tmp_path, rows):
+    for i, path in enumerate(sorted({row.split(",")[0].removeprefix("./") for row in rows})):
+        write(tmp_path / "t" / path, i)
+    lines = ["path,pid,split", *rows] if rows[0].count(",") == 2 else ["path,pid", *rows]
+    (tmp_path / "t" / "index.csv").write_text("\n".join(lines))
+    return tmp_path / "t"
+
+
+def test_without_cameras_a_query_does_not_find_itself(tmp_path):
+    """Though it stands in the table twice, as a query and in the gallery."""
+    rows = [f"{p}/{i}.png,{p},train" for p in (1, 2) for i in (0, 1)]
+    rows += [f"{p}/{i}.png,{p},{split}" for p in (3, 4) for i in (0, 1, 2) for split in ("query", "gallery")]
+    found = open_dataset("csv", root=table_of(tmp_path, rows), size=SIZE)
+    own = found.query.camids[:, None] == found.gallery.camids
+    assert (own == (found.query.files[:, None] == found.gallery.files)).all()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("1/0.png,1", "names 1/0.png twice, in lines 2 and 10"),
+        ("./1/0.png,1", "names 1/0.png twice, in lines 2 and 10"),
+    ],
+)
+def test_a_picture_that_stands_twice(tmp_path, more, said):
+    rows = [f"{p}/{i}.png,{p}" for p in (1, 2, 3, 4) for i in (0, 1)]
+    with pytest.raises(ValueError, match=said):
+        open_dataset("csv", root=table_of(tmp_path, [*rows, more]), size=SIZE)
+
+
+def test_a_picture_of_two_people_and_one_that_is_learned_and_tested(tmp_path, caplog):
+    rows = [f"{p}/{i}.png,{p},train" for p in (1, 2) for i in (0, 1)]
+    rows += [f"{p}/{i}.png,{p},{split}" for p in (3, 4) for i in (0, 1, 2) for split in ("query", "gallery")]
+    with pytest.raises(ValueError, match="names 3/0.png for two people"):
+        open_dataset("csv", root=table_of(tmp_path, [*rows, "3/0.png,4,train"]), size=SIZE)
+    with caplog.at_level(logging.WARNING, "reidnb"):
+        open_dataset("csv", root=table_of(tmp_path, [*rows, "3/0.png,3,train"]), size=SIZE)
+    assert "1 images, such as 3/0.png, among those to learn from and those to test" in caplog.text
+
+
 def test_the_split_is_written_down_read_and_added_to(people):
     first = open_dataset("folder", root=people, size=SIZE)
     rows = [line.split(",") for line in (people / WRITTEN).read_text(encoding="utf-8").splitlines()]

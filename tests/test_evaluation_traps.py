@@ -125,6 +125,16 @@ def test_trap_9_many_near_duplicates():
     assert euclidean_distances(x, x).max(where=~away, initial=0) <= 1e-6 * np.linalg.norm(x[0])
 
 
+def test_two_heaps_of_near_duplicates_in_float64():
+    """No digits to spare: within a heap, distances of 1e-8 still rank."""
+    rng = np.random.default_rng(0)
+    heaps = np.repeat(rng.standard_normal((2, 8)), 30, axis=0)
+    features = heaps + 1e-8 * rng.standard_normal((60, 8))
+    wanted = np.linalg.norm(features[:20, None] - features, axis=2)
+    found = np.asarray(euclidean_distances(features[:20], features))
+    np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-14)
+
+
 def test_features_far_from_the_origin_rank_as_in_float64():
     """A common offset, as unnormalised features have it, must not eat the digits that tell images apart."""
     q, g, ids = random_features(4, queries=60, gallery=400)

@@ -1,5 +1,6 @@
 """Keeping: written aside and renamed, made once, read without writing; and what a disk can refuse."""
 
+import dataclasses
 import errno
 import fcntl
 import logging
@@ -85,6 +86,18 @@ def test_digest_tells_things_apart():
     ]  # fmt: skip
     assert len({files.digest(*parts) for parts in different}) == len(different)
     assert files.digest(torch.from_numpy(changed)) == files.digest(changed)
+
+
+def test_digest_sees_into_the_middle_of_an_array_in_a_dataclass():
+    @dataclasses.dataclass(frozen=True)
+    class Held:
+        values: np.ndarray
+        name: str = "a"
+
+    long, other = np.zeros(5000), np.zeros(5000)
+    other[2500] = 1
+    assert files.digest(Held(long)) == files.digest(Held(long.copy())) != files.digest(Held(other))
+    assert files.digest([Held(long)]) != files.digest([Held(long, "b")])
 
 
 def test_digest_refuses_what_is_never_the_same_again():
@@ -285,6 +298,31 @@ def test_what_may_not_be_read_is_not_damaged(tmp_path):
     with pytest.raises(PermissionError, match="Permission denied: .*run.npz"):
         files.kept(tmp_path / "run.npz", never, readable)
     assert names(tmp_path) == ["run.npz"]
+
+
+@pytest.mark.parametrize("problem", [MemoryError(), OSError(errno.EMFILE, "Too many open files")], ids=repr)
+def test_what_passes_by_itself_is_no_damage(tmp_path, problem):
+    (tmp_path / "run.npz").write_text("hours of training")
+
+    def readable(path):
+        raise problem
+
+    with pytest.raises(type(problem)):
+        files.kept(tmp_path / "run.npz", never, readable)
+    assert names(tmp_path) == ["run.npz"]
+
+
+def test_walking_follows_links_once_and_passes_over_what_leads_nowhere(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for name in ("a/1.jpg", "a/b/2.jpg", "a/.hidden"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "3.jpg").write_text("x")
+    (tmp_path / "a" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path / "a")
+    (tmp_path / "a" / "nowhere.jpg").symlink_to(tmp_path / "gone.jpg")
+    (tmp_path / "a" / ".#lock").symlink_to("user@host")
+    assert sorted(name for name, _ in files.walk(tmp_path / "a")) == ["1.jpg", "b/2.jpg", "linked/3.jpg"]
 
 
 def test_who_lists_does_not_meet_what_is_being_written(tmp_path):

@@ -16,6 +16,7 @@ import torch
 
 from reidnb import methods, recipes, result, sources
 from reidnb.batches import Augmentation
+from reidnb.datasets import ReIDDataset, Split
 from reidnb.files import digest
 from reidnb.methods import Identity
 from reidnb.models import save_backbone
@@ -32,6 +33,29 @@ PLAN = recipe("baseline_scratch")
 
 def key(plan=PLAN, data=DATA, seed=0, device="cpu", profile="full"):
     return key_of_run(plan, data, seed, torch.device(device), profile)
+
+
+def test_a_dataset_made_of_another_is_another_one():
+    """Whoever selects some of a dataset's pictures, or makes one by hand, may leave the fingerprint as it was."""
+    images = np.zeros((4, 3, 8, 8), np.uint8)
+
+    def made(fingerprint, pids=(1, 1, 2, 2), images=images):
+        part = Split(images[: len(pids)], np.array(pids), np.zeros(len(pids), int))
+        return ReIDDataset("mine", part, part, part, fingerprint=fingerprint)
+
+    assert key(data=made("abc")) == key(data=made("abc")) != key(data=made("abc", (1, 1, 2)))
+    assert key(data=made("abc")) != key(data=made("abc", (1, 1, 2, 3)))
+    assert key(data=made("")) == key(data=made("")) != key(data=made("", images=images + 1))
+
+
+def test_a_field_of_a_readers_part_may_be_called_source():
+    @as_value
+    class Mine:
+        source: str = "here"
+        weight: float = 1.0
+
+    plain = result.to_plain(Mine("there"))
+    assert plain["source"] == "there" and plain[result.SOURCE] == source_of(Mine)
 
 
 # --------------------------------------------------------------------------------------------------- fields and facts

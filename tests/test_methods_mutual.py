@@ -35,6 +35,7 @@ from reidnb.methods import (
     Mutual,
     PartIdentity,
     Quadruplet,
+    Remembered,
     Stripes,
     TriHard,
     Triplet,
@@ -70,6 +71,19 @@ def test_students_in_training_see_the_same_batch():
     same_output(output, alone.first(pictures(4)))
     same_output(output.peer, alone.second(pictures(4)))
     assert (output.features - output.peer.features).abs().max() > 0.1, "they are two"
+
+
+def test_each_student_remembers_its_own_features():
+    inner = (Identity(), Remembered(last=8, weight=0.5))
+    plan = replace(TOY, losses=(Mutual(inner, peer="small_xception"),))
+    students = students_of(plan).train()
+    term, batch = plan.losses[0].bind(None, students), SimpleNamespace(labels=LABELS, indices=torch.arange(len(LABELS)))
+    output = students(pictures(len(LABELS)))
+    term(output, batch)
+    for student, said in ((students.first, output), (students.second, output.peer)):
+        memory = student.heads["mined"]
+        torch.testing.assert_close(memory.features, said.features.detach()[-8:])
+        assert memory.labels.tolist() == LABELS.tolist()[-8:]
 
 
 def test_after_training_the_first_student_stands_for_itself():

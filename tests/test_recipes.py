@@ -24,7 +24,7 @@ from reidnb.methods import (
     Verification,
 )
 from reidnb.models import BACKBONES
-from reidnb.recipes import PROFILES, RECIPES, Recipe, recipe, titled
+from reidnb.recipes import PROFILES, RECIPES, Recipe, recipe
 from reidnb.values import change, flat_names, key_of
 
 
@@ -233,7 +233,7 @@ def test_ones_own_parts_and_a_list_of_them():
 
 
 def test_what_a_recipe_needs():
-    found = {name: (r.needs_pairs, r.needs_target, r.needs_cameras, r.needs_attributes) for name, r in RECIPES.items()}
+    found = {name: (r.needs_pairs, r.needs_target, r.joins_pictures, r.needs_attributes) for name, r in RECIPES.items()}
     pairs, target, cameras, attributes = ({name for name, needs in found.items() if needs[i]} for i in range(4))
     nobody = {name for name in RECIPES if name.startswith("lsro")}
     posed = {"posebox", "glad", "spindle"}
@@ -283,11 +283,6 @@ def test_single_fields_by_their_names():
     assert recipe("ide", erase=0.2).augmentation == Augmentation(colour=0.1, erase=0.2)
     assert recipe("ide", augmentation=None).augmentation is None
     assert recipe("ide", name="mine", title="Mine") == replace(RECIPES["ide"], name="mine", title="Mine")
-
-
-def test_another_name():
-    plan = titled(RECIPES["trihard"], "near", "A small margin", margin=0.1)
-    assert (plan.name, plan.title, plan.losses) == ("near", "A small margin", (TriHard(0.1),))
 
 
 # ---- profiles -------------------------------------------------------------------------------------------------------

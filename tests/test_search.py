@@ -70,6 +70,15 @@ def test_near_duplicates_keep_their_distance():
     assert distances[0, 0] == 0
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1e-38])
+def test_values_whose_squares_are_no_numbers(scale):
+    gallery, queries = people(600), people(5, 1)
+    rows, distances = nearest(queries, gallery, 3)
+    tiny_rows, tiny = nearest(np.float32(queries * scale), np.float32(gallery * scale), 3)
+    assert (tiny_rows == rows).all()
+    np.testing.assert_allclose(tiny / scale, distances, rtol=1e-3)  # 1e-38 is near float32's last digits
+
+
 def test_a_gallery_in_a_file_is_read_in_blocks(tmp_path, monkeypatch):
     gallery, queries, asked = people(1000), people(20, 1), []
     np.save(tmp_path / "gallery.npy", np.float16(gallery))

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from reidnb import yours
-from reidnb.yours import Calibration, Embedder, calibrate, compare_pictures, search
+from reidnb.files import cache_root
+from reidnb.yours import Calibration, Embedder, calibrate, compare_pictures, picture, search
 
 RNG = np.random.default_rng(7)
 pytestmark = pytest.mark.usefixtures("cache")
@@ -99,6 +100,29 @@ def test_what_is_kept_is_damaged(folder, asked):
     seen.clear()
     assert search(folder / "r" / "red.png", folder, embedder) == first and len(seen) == 4
     assert kept.with_suffix(".damaged").exists()
+
+
+def test_what_is_kept_by_somebody_else_is_no_damage(folder, asked, monkeypatch):
+    search(folder / "r" / "red.png", folder, asked[0])
+
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(yours.np, "load", refused)
+    with pytest.raises(PermissionError):
+        search(folder / "r" / "red.png", folder, asked[0])
+    assert list((cache_root() / "embeddings").glob("*.npz")), "it is still there"
+
+
+@pytest.mark.parametrize("name", ["$_$.png", "~q.png", "p$1$.png"])
+def test_names_that_matplotlib_or_the_shell_would_read_otherwise(folder, asked, name, monkeypatch):
+    monkeypatch.chdir(folder)
+    write(folder / name, (200, 30, 30))
+    found = search(name, folder, asked[0])
+    titles = [text.get_text() for ax in picture(name, found).axes for text in [ax.title]]
+    assert len(found) == 4 and "query" in titles
+    figure = picture(folder / "r" / "red.png", search(folder / "r" / "red.png", folder, asked[0]))
+    figure.canvas.draw()  # where what cannot be read as mathematics would be an error
 
 
 def test_loose_pictures_are_forgotten_in_time(folder, asked, tmp_path, monkeypatch):

@@ -140,7 +140,7 @@ def batch(profile: str, dataset: str = "synthetic") -> dict[str, str]:
     runs = [
         (recipe.name, {}, dataset)
         for recipe in RECIPES.values()
-        if not recipe.needs_target and not recipe.needs_cameras and (known or not recipe.needs_attributes)
+        if not recipe.needs_target and not recipe.joins_pictures and (known or not recipe.needs_attributes)
     ]
     if built_in:
         runs += [(*run, dataset) for run in VARIATIONS if profile == "full"]

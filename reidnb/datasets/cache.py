@@ -45,15 +45,8 @@ def _state(stat: os.stat_result) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _walk(folder: Path, prefix: str = "") -> list[tuple[str, int, int]]:
-    found = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                found += _walk(entry.path, f"{prefix}{entry.name}/")
-            else:
-                found.append((prefix + entry.name, *_state(entry.stat())))
-    return found
+def _walk(folder: Path) -> list[tuple[str, int, int]]:
+    return [(name, *_state(entry.stat())) for name, entry in files.walk(folder)]
 
 
 def load(name: str, settings: str, state: str, build: Callable[[Path], object]) -> ReIDDataset:
@@ -113,10 +106,9 @@ def require_room(folder: Path, count: int, size: tuple[int, int]) -> None:
 
 
 def pictures_below(folder: Path) -> list[Path]:
-    """All pictures in a folder and below it, by their endings (PICTURES), in the order of names; what is hidden (.name)
-    is left aside. ValueError without one."""
-    named = (path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and path.is_file())
-    found = sorted(p for p in named if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    """All pictures in a folder and below it, by their endings (PICTURES), in the order of names, as `files.walk` finds
+    them. ValueError without one."""
+    found = sorted(folder / name for name, _ in files.walk(folder) if Path(name).suffix.lower() in PICTURES)
     if not found:
         raise ValueError(f"{folder} holds no pictures ({', '.join(PICTURES)})")
     return found

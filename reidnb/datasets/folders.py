@@ -135,6 +135,8 @@ def list_splits(name: str, folder: Path, options: dict) -> dict[str, layouts.Lis
         if not listing.files:
             place = folder / listing.place
             found = f"; found there: {layouts.contents(place)}" if place.is_dir() else ""
+            sides = sorted(path.name for path in folder.glob("*split*.csv"))
+            found += f"; who is on which side is written in {', '.join(sides)}" if sides else ""
             people = any(place.glob("*/*.jpg")) and split in layouts.MARKET_FOLDERS and bool(LAYOUTS[name].attributes)
             remedy = ". A folder for each person is read by open_dataset('folder')"
             raise ValueError(f"{name}: the {split} split is empty: no images of it in {place}{found}{remedy * people}")
@@ -191,7 +193,7 @@ def find_folder(name: str, root: str | Path | None) -> Path:
 def _path(option: str, given: str | Path) -> Path:
     if not isinstance(given, (str, os.PathLike)):
         raise TypeError(f"{option} is the path of a folder, got {given!r}")
-    return Path(given).expanduser()
+    return files.at_home(given)
 
 
 def _lacking(folder: Path, layout: Layout) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from reidnb.datasets.cache import pictures_below
 from reidnb.datasets.layouts import Listing, existing
-from reidnb.files import atomic_write
+from reidnb.files import at_home, atomic_write
 
 SPLITS = ("train", "query", "gallery")
 WRITTEN = "reidnb_split.csv"
@@ -119,24 +119,31 @@ def _write(path: Path, side: dict[str, str]) -> None:
 
 
 def _read(path: Path) -> dict[str, str]:
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.reader(file) if any(row)]
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = [row for row in csv.reader(file) if any(row)]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not written in UTF-8 ({error}): save it so (in Excel: CSV UTF-8)") from error
     rows = [[*row[:-1], row[-1].strip()] for row in rows]  # a folder's name may end in a space, a side does not
     odd = [row for row in rows[1:] if len(row) != 2 or row[1] not in ("train", "test")]
     if not rows or [cell.strip() for cell in rows[0]] != ["person", "split"] or odd:
         got = odd[0] if odd else rows[:1]
         raise ValueError(f"{path} must have the columns person and split, train or test; got {got}. Mend or remove it")
+    if twice := [person for person, count in Counter(person for person, _ in rows[1:]).items() if count > 1]:
+        raise ValueError(f"{path} names {twice[0]!r} more than once: remove all of its lines but one")
     return dict(rows[1:])
 
 
 def _short(path: Path) -> str:
     """As its owner would write it, the home folder as ~."""
-    home = Path.home()
+    home = at_home("~")
     return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 def _seeded(written: Path, seed: int) -> Path:
     """Each seed has a table of its own."""
+    if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or seed < 0:
+        raise ValueError(f"split_seed must be a whole number from 0 up; got {seed!r}")
     return written.with_suffix(f".{seed}.csv") if seed else written
 
 

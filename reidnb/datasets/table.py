@@ -3,6 +3,8 @@
 import codecs
 import csv
 import io
+import logging
+import posixpath
 import re
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 from reidnb.datasets.layouts import Listing, existing
 from reidnb.datasets.people import SPLITS, by_people, numbered, split_beside
 
+log = logging.getLogger("reidnb")
 WANTED = ("path", "pid")
 KNOWN = (*WANTED, "camid", "split", "tracklet")
 MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
@@ -36,11 +39,11 @@ def read_table(
         raise ValueError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(names)}")
     columns = {name: [row[i] for _, row in rows] for i, name in enumerate(names) if name}
     lines = [line for line, _ in rows]
-    ids = {"pid": _people(path, lines, columns)}
-    ids["camid"] = _cameras(path, lines, columns) if "camid" in columns else np.arange(len(rows))
+    files = _paths(path, lines, columns["path"])
+    ids = {"pid": _people(path, lines, columns), "camid": _cameras(path, lines, columns, files)}
     if "tracklet" in columns:
         ids["tracklet"] = _whole(path, lines, columns, "tracklet", 0)
-    files = _paths(path, lines, columns["path"])
+    _once(path, lines, files, columns.get("split"), ids["pid"])
     if "split" in columns:
         parts = _given_splits(path, lines, columns["split"])
     else:
@@ -107,10 +110,11 @@ def _people(path: Path, lines: list[int], columns: dict[str, list[str]]) -> np.n
     return _whole(path, lines, columns, "pid", -1)
 
 
-def _cameras(path: Path, lines: list[int], columns: dict[str, list[str]]) -> np.ndarray:
-    """Column camid: whole numbers from 0, or names; without a word in it, a camera for each picture."""
-    if not any(columns["camid"]):
-        return np.arange(len(lines))
+def _cameras(path: Path, lines: list[int], columns: dict[str, list[str]], files: list[str]) -> np.ndarray:
+    """Column camid: whole numbers from 0, or names; without it, or a word in it, a camera for each picture, so that a
+    query that is in the gallery too does not find itself."""
+    if not any(columns.get("camid", ())):
+        return numbered(files)[0]
     if _names(path, lines, columns, "camid"):
         return numbered(columns["camid"])[0]
     return _whole(path, lines, columns, "camid", 0)
@@ -126,6 +130,22 @@ def _names(path: Path, lines: list[int], columns: dict[str, list[str]], name: st
             "write names in all of it, such as p7, or whole numbers in all of it"
         )
     return all(words)
+
+
+def _once(path: Path, lines: list[int], files: list[str], splits: list[str] | None, pids: np.ndarray) -> None:
+    """ValueError for an image that stands twice in a split, or for two people; a warning for one that is learned from
+    and searched for."""
+    seen, people, sides = {}, {}, {}
+    for line, file, split, pid in zip(lines, files, splits or [""] * len(files), pids.tolist(), strict=True):
+        if (split, file) in seen:
+            raise ValueError(f"{path} names {file} twice, in lines {seen[split, file]} and {line}: remove one of them")
+        if people.setdefault(file, pid) != pid:
+            raise ValueError(f"{path} names {file} for two people, once of them in line {line}: mend or remove one")
+        seen[split, file] = line
+        sides.setdefault(file, set()).add(split)
+    if both := [file for file, where in sides.items() if "train" in where and len(where) > 1]:
+        told = f"{len(both)} images, such as {both[0]}"
+        log.warning("%s has %s, among those to learn from and those to test: scores will be too good", path, told)
 
 
 def _given_splits(path: Path, lines: list[int], cells: list[str]) -> dict[str, list[int]]:
@@ -150,7 +170,7 @@ def _whole(path: Path, lines: list[int], columns: dict[str, list[str]], name: st
 
 
 def _paths(path: Path, lines: list[int], cells: list[str]) -> list[str]:
-    """The paths as this system writes them, below the table's folder, or ValueError."""
+    """The paths as this system writes them, below the table's folder and each in one way, or ValueError."""
     cells = [cell.replace("\\", "/") for cell in cells]
     for line, cell in zip(lines, cells, strict=True):
         if not cell:
@@ -159,4 +179,4 @@ def _paths(path: Path, lines: list[int], cells: list[str]) -> list[str]:
             )
         if cell.startswith("/") or re.match(r"[A-Za-z]:", cell) or ".." in cell.split("/"):
             raise ValueError(f"column path of {path} must stay below {path.parent}; got {cell} in line {line}")
-    return cells
+    return [posixpath.normpath(cell) for cell in cells]

@@ -18,6 +18,7 @@ except ImportError as error:
     raise ImportError("reidnb.evaluation.search needs faiss, an extra: pip install 'reidnb[search]'") from error
 
 GIB = 2**30
+TINY = 2.0**-60
 SPARE = 6  # faiss compares by |x|^2 + |y|^2 - 2 x.y, which rounds: so many more than k are looked at closely
 
 
@@ -37,6 +38,10 @@ def nearest(queries, gallery, k: int = 10, memory: int = GIB, effort: int = 64) 
     gallery = _matrix(gallery, "gallery")
     k = _check(queries, gallery.shape[1], len(gallery), k)
     queries, best = _values(queries, "queries"), None
+    if len(queries) and np.abs(queries).max() < TINY and 0 < (largest := np.abs(gallery).max()) < TINY:
+        scale = max(largest, np.abs(queries).max())  # their squares are no numbers of float32
+        rows, distances = nearest(queries / scale, np.asarray(gallery) / scale, k, memory)
+        return rows, distances * scale
     for start, block in _blocks(gallery, memory):
         rows, distances = _search(queries, block, min(k, len(block)))
         found = rows + start, distances

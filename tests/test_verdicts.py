@@ -121,7 +121,8 @@ def rejudged():
                 theirs = scores("baseline")
                 for one, other in ((ours, theirs), (theirs, ours)):
                     still = claim["method" if one is ours else "baseline"] in ("colour_histogram", "lomo")
-                    if still and len(one) == 1 and claim["method"] != claim["baseline"]:
+                    drawn = dataset.split("->")[-1].startswith("synthetic")  # there a seed is another test
+                    if still and len(one) == 1 and claim["method"] != claim["baseline"] and not drawn:
                         (value,) = one.values()
                         one |= dict.fromkeys(other, value)
                         [one.pop(seed) for seed in [*one] if seed not in other]

@@ -96,17 +96,19 @@ ON_WINTER = (
     ("ide", {}),
     ("camstyle", {}),
     *(("camstyle", {"fake_labels": labels}) for labels in ("own", "uniform")),
-    ("camstyle", {"styles": "truth"}),
+    *(("camstyle", {"styles": who}) for who in ("cyclegan", "truth")),
 )
 
 # Runs across domains, notebook 05: each on both DOMAINS, or from the built-in world to a real dataset. "direct" is also
-# run within each target, to see how far it falls. True copies exist in the built-in world alone.
+# run within each target, to see how far it falls. True copies, and half of them, exist in the built-in world alone.
 DOMAINS = ("synthetic_summer->synthetic_winter", "synthetic_winter->synthetic_summer")
 LADDER = ("camera_style", "domain", "domain_lstm", "lstm_uda")
-TRUTH = {"styles": "truth"}
+TRUTH, PAIRS = {"styles": "truth"}, {"styles": "cyclegan"}
 ACROSS = (
     *((name, {}) for name in ("untrained", "colour_histogram", "lomo", "direct", *LADDER)),
+    *((name, PAIRS) for name in LADDER),
     *((name, TRUTH) for name in LADDER),
+    *(("camera_style", {"styles": f"truth_{half}"}) for half in ("person", "ground")),
     *(("lstm_uda", TRUTH | changes) for changes in ({"branches": "parts"}, {"pooling": "max"})),
     ("direct", {"fresh_norm": True}),
 )
@@ -145,7 +147,9 @@ def batch(profile: str, dataset: str = "synthetic") -> dict[str, str]:
     if built_in:
         runs += [(*run, dataset) for run in VARIATIONS if profile == "full"]
         runs += [(*run, "synthetic_winter") for run in ON_WINTER]
-    runs += [(*run, pair) for pair in pairs for run in ACROSS if built_in or run[1].get("styles") != "truth"]
+    runs += [
+        (*run, pair) for pair in pairs for run in ACROSS if built_in or not run[1].get("styles", "").startswith("truth")
+    ]
     runs += [(*run, DOMAINS[0]) for run in BIASED if built_in]
     runs += [("direct", {}, pair.split("->")[1]) for pair in pairs]
     return dict(_named(*run, dataset) for run in runs)

@@ -105,7 +105,8 @@ def chosen(args, *taken: str) -> dict:
     """What --set says; ValueError for what has an argument of its own."""
     for name, _ in args.set:
         if name in taken:
-            raise ValueError(f"--set {name}=... is none of the settings: it has an argument of its own")
+            own = {"seed": "--seeds"}.get(name, f"--{name}" if name != "recipe" else "the first word")
+            raise ValueError(f"--set {name}=... is none of the settings: it has an argument of its own, {own}")
     return dict(args.set)
 
 
@@ -309,9 +310,13 @@ def draw(args):
 
 
 def world(args):
+    from reidnb.files import require_space
     from reidnb.synthetic import make_world, write_market1501
 
-    write_market1501(make_world(seed=args.seed), args.folder)
+    drawn = make_world(seed=args.seed)
+    count, (height, width) = sum(map(len, drawn.shots.values())), drawn.size
+    require_space(args.folder, count * height * width // 2, f"a world of {count} JPEG files", "name another folder")
+    write_market1501(drawn, args.folder)
 
 
 def styles(args):

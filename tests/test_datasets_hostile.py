@@ -120,8 +120,16 @@ PICTURES = {
 def test_pictures_that_cannot_be_read(tmp_path, kind):
     path = tmp_path / "a.tiff"
     PICTURES[kind](path)
-    with pytest.raises(ValueError, match="cannot read the image .*a.tiff .*Copy it again from where it came, or save"):
+    remedy = "Is its path written right" if kind == "nothing" else "Copy it again from where it came, or save"
+    with pytest.raises(ValueError, match=f"cannot read the image .*a.tiff .*{remedy}"):
         decode(path, SIZE)
+
+
+@pytest.mark.parametrize("box", [(40, 2, 8, 8), (2, 2, 0, 8), (-9, 0, 9, 9)])
+def test_a_box_outside_of_the_picture(tmp_path, box):
+    path = save(tmp_path / "a.png", np.zeros((20, 30, 3), np.uint8))
+    with pytest.raises(ValueError, match="lies outside of its 30 x 20 pixels"):
+        decode(path, SIZE, np.array(box))
 
 
 @pytest.mark.parametrize("size", [None, 64, (64,), (64, 32, 3), (0, 8), (12.5, 8), "ab", (float("nan"), 8)])

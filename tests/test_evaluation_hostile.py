@@ -157,6 +157,7 @@ def test_no_ids(function, name, what):
             "no values a row",
         ),
         ("verify_features", {"block": -1}, "block.*got -1"),
+        ("evaluate_cameras", {"query_pids": [77] * 6}, "no query has a match by another camera"),
         ("evaluate_cameras", {"query_camids": [-1] * 6}, r"query_camids must count cameras from 0.*got -1\.\.-1"),
         ("evaluate_cameras", {"gallery_camids": [2**62] * 6}, "gallery_camids must count.*renumber"),
         ("rerank", {"k1": 0}, "k1.*got 0"),

@@ -136,9 +136,9 @@ def decode(source: str | Path | Image.Image, size: tuple[int, int], box: np.ndar
             return np.asarray(image).transpose(2, 0, 1)
     except Exception as error:  # Pillow raises many kinds for a broken file
         why = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
-        raise ValueError(
-            f"cannot read the image {source} ({why}). Copy it again from where it came, or save it as 8-bit RGB"
-        ) from error
+        there = not isinstance(error, FileNotFoundError)
+        remedy = "Copy it again from where it came, or save it as 8-bit RGB" if there else "Is its path written right?"
+        raise ValueError(f"cannot read the image {source} ({why}). {remedy}") from error
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -43,4 +43,6 @@ def evaluate_cameras(distances, query_pids, gallery_pids, query_camids, gallery_
             if a != b and np.isin(query_pids[q], gallery_pids[g]).any():
                 here = query_pids[q], gallery_pids[g], query_camids[q], gallery_camids[g]
                 out[a, b] = evaluate(distances[np.ix_(q, g)], *here).mAP
+    if np.isnan(out).all():
+        raise ValueError("no query has a match by another camera: there is nothing to score")
     return out

@@ -341,7 +341,7 @@ def clean(args):
     total, others = 0, []
     for folder in (cache_root() / name for name in KEPT):
         held = 0
-        for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder before the folder
+        for path in [*sorted(folder.rglob("*"), reverse=True), folder] if folder.is_dir() else []:  # a folder last
             if path.is_dir() and not path.is_symlink():
                 if not args.dry_run and not any(path.iterdir()):
                     path.rmdir()
@@ -351,8 +351,6 @@ def clean(args):
                     path.unlink()
             else:
                 others.append(path)
-        if folder.is_dir() and not folder.is_symlink() and not args.dry_run and not any(folder.iterdir()):
-            folder.rmdir()
         print(f"{held / 1e6:10,.1f} MB  {folder}")
         total += held
     print(f"{total / 1e6:10,.1f} MB  {'in all; nothing was removed' if args.dry_run else 'removed'}")

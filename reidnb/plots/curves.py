@@ -144,7 +144,7 @@ def claim_bars(ledger, width: int = 62) -> Figure:
     rows = _that_ran(ledger)
     labels = ["\n".join(textwrap.wrap(f"{row.statement} [{_settings(row)}]", width)) for row in rows.itertuples()]
     lines = sum(label.count("\n") + 1 for label in labels)
-    figure, ax = plt.subplots(figsize=(10, 0.17 * lines + 0.16 * len(rows) + 1.2))
+    figure, ax = plt.subplots(figsize=(9, 0.15 * lines + 0.08 * len(rows) + 1.2))
     place, places = 0.0, []
     for label, row in zip(labels, rows.itertuples()):
         place += 0.5 * (label.count("\n") + 1) + 0.5
@@ -160,7 +160,7 @@ def claim_bars(ledger, width: int = 62) -> Figure:
     ax.xaxis.set_major_formatter("{x:g}")
     ax.set(yticks=places, xlabel="points in the direction claimed")
     ax.set_yticklabels(labels, fontsize=8)
-    ax.invert_yaxis()
+    ax.set_ylim(place + 0.5, 0)
     ax.scatter([], [], marker="D", s=26, facecolors="none", edgecolors="black", label="the paper's gain")
     _verdict_legend(ax, rows, loc="lower right", bbox_to_anchor=(1, 1), ncols=4)
     figure.tight_layout()
@@ -177,7 +177,7 @@ def paper_and_ours(ledger, reach: float = 30.0, width: int = 70) -> Figure:
         raise ValueError("no claim that ran has a paper's gain to compare with")
     rows = rows.loc[(rows.sign * (rows.gain - rows.paper_gain)).sort_values().index]
     names = ["\n".join(textwrap.wrap(f"{row.statement} [{_settings(row)}]", width)) for row in rows.itertuples()]
-    figure, ax = plt.subplots(figsize=(10, 0.33 * len(rows) + 1.2))
+    figure, ax = plt.subplots(figsize=(9, 0.33 * len(rows) + 1.2))
     for y, row in enumerate(rows.itertuples()):
         drawn = row.dataset.startswith("synthetic") and "->market" not in row.dataset
         ends = np.clip([row.paper_gain, row.gain], -reach, reach)

@@ -94,14 +94,14 @@ def holds_pictures(figure: Figure) -> bool:
 
 
 def encode(figure: Figure, jpeg_dpi: float = 110) -> tuple[bytes, str]:
-    """A figure as bytes, and the ending of its file: JPEG if it holds pictures, else PNG of 144 dpi and 256 colours."""
+    """A figure as bytes, and the ending of its file: JPEG if it holds pictures, else PNG of 144 dpi and 128 colours."""
     buffer = io.BytesIO()
     if holds_pictures(figure):
         how = {"format": "jpeg", "pil_kwargs": {"quality": 88}}
         figure.savefig(buffer, dpi=jpeg_dpi, bbox_inches="tight", **how)
         return buffer.getvalue(), ".jpg"
     figure.savefig(buffer, format="png", dpi=144, bbox_inches="tight")
-    drawn = Image.open(buffer).convert("RGB").quantize(256)
+    drawn = Image.open(buffer).convert("RGB").quantize(128)
     buffer = io.BytesIO()
     drawn.save(buffer, "PNG", optimize=True, dpi=(144, 144))
     return buffer.getvalue(), ".png"

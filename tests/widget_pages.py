@@ -77,9 +77,10 @@ names = "gender hair up down clothes hat backpack bag handbag age upblack upwhit
 questions = Namespace(statements=[*names.split(), "downblack"], words=lambda k: f"statement {k}: a word or two of it")
 
 
-def show_search(wanted):
+def show_searches(wanted):
     colours = [plots.GREEN if wanted.get("hat") else plots.RED] * 10
-    return plots.picture_row(images[10 * len(wanted) : 10 * len(wanted) + 10], list("0123456789"), colours)
+    words = "\\n".join([*wanted, "(AP 50 %)"])
+    return plots.picture_grid([images[10 * len(wanted) : 10 * len(wanted) + 10]], None, [colours], [words], height=1.3)
 
 
 weights = {weight: Namespace(generator=weight) for weight in (1.0, 20.0, 40.0)}

@@ -21,7 +21,6 @@ from pathlib import Path
 
 log = logging.getLogger("reidnb")
 
-# How a full disk, or a quota, is told by those who write: the system, safetensors (Rust), torch.save, HDF5.
 # What passes by itself and is no damage of a file: no memory or handles just now, a network disk that does not answer.
 PASSING = {
     errno.EMFILE,
@@ -33,6 +32,7 @@ PASSING = {
     errno.ETIMEDOUT,
     errno.EIO,
 }
+# How a full disk, or a quota, is told by those who write: the system, safetensors (Rust), torch.save, HDF5.
 FULL = re.compile(r"no space left|quota exceeded|os error (28|122)\b|unexpected pos \d+ vs \d+", re.IGNORECASE)
 
 

@@ -202,22 +202,15 @@ def statements(kept: bool = True) -> pd.DataFrame:
     lines = read_runs(RESULTS / "attributes.csv")
     if not kept:
         return lines
-    found = {
-        tuple(row[name] for name in IDENTIFIES): (row, result.line_rows())
-        for result in kept_results(whole=False)
-        for row in (result.row(),)
-    }
-    newer = _newer([row for row, _ in found.values()], read_runs(RESULTS / "runs.csv"))
-    new = [line for row in newer for line in found[tuple(row[name] for name in IDENTIFIES)][1]]
-    return merge_runs(lines, new)
+    told = [(result.row(), result.line_rows()) for result in kept_results(whole=False)]
+    newer = _newer([row for row, _ in told], read_runs(RESULTS / "runs.csv"))
+    return merge_runs(lines, [line for row, theirs in told if row in newer for line in theirs])
 
 
 def _newer(rows: list[dict], runs: pd.DataFrame) -> list[dict]:
     """Those of kept runs' rows that no row of a later day stands for."""
     dated = runs[runs.date.notna()] if "date" in runs else runs[:0]
-    known = (
-        dict(zip(dated[IDENTIFIES].itertuples(index=False, name=None), dated.date.astype(str))) if len(dated) else {}
-    )
+    known = {tuple(row[name] for name in IDENTIFIES): str(row["date"]) for row in dated.to_dict("records")}
     return [row for row in rows if row.get("date", "today") >= known.get(tuple(row[name] for name in IDENTIFIES), "")]
 
 

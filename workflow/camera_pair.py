@@ -3,7 +3,7 @@ person do for it, beside the StarGAN that knows all cameras and the truth -> rei
 copies of each in camera_pair.npz.
 
 Queries of one camera of winter are painted for another, the two whose light differs most. One training of each kind,
-some five minutes a training on one core; rows that are there already are not made again."""
+about a minute a training on one core, StarGAN's ten; rows that are there already are not made again."""
 
 import argparse
 from functools import partial

@@ -12,6 +12,7 @@ from reidnb.datasets import open_dataset
 from reidnb.experiments import run
 from reidnb.files import atomic_write, digest
 from reidnb.generators import PTGAN, load_or_train_ptgan, move
+from reidnb.generators.camera_pairs import PLAN
 from reidnb.generators.keeping import PERSON
 from reidnb.ledger import RESULTS
 
@@ -28,10 +29,10 @@ def movers() -> dict:
 def camera_by_camera():
     """Pictures and their cameras -> what winter's camera of the same number would have taken of them."""
     source, target = (open_dataset(name, size=SIZE).train for name in PAIR.split("->"))
-    plan, by_camera = PTGAN(person=0.0, same=0.0), {}
+    by_camera = {}
     for camera in np.unique(source.camids).tolist():
         here, there = (part.select(part.camids == camera) for part in (source, target))
-        by_camera[camera] = load_or_train_ptgan(here, there, f"{PAIR}-camera-{camera}", plan=plan).generator
+        by_camera[camera] = load_or_train_ptgan(here, there, f"{PAIR}-camera-{camera}", plan=PLAN).generator
 
     def moved(images, camids):
         out = np.array(images)

@@ -26,8 +26,8 @@ Pairs = Mapping[tuple[int, int], Kept]  # (here, there), here the smaller: gener
 def load_or_train_pairs(
     split, name: str, options: dict | None = None, plan: PTGAN | None = None, seed: int = 0, device=None
 ) -> Pairs:
-    """The painters of every pair of cameras of a training split, kept from an earlier call or trained now (some minutes
-    a pair on one core); each is kept as it is done, so that a kill costs one of them at most.
+    """The painters of every pair of cameras of a training split, kept from an earlier call or trained now (about a
+    minute a pair on one core); each is kept as it is done, so that a kill costs one of them at most.
 
     name, options: of the dataset, as `open_dataset` takes them. ValueError for fewer than two cameras.
     """

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 
 from reidnb.datasets import cache, open_dataset, published
 from reidnb.datasets.points import (
+    CELLS,
     COLUMNS,
     Body,
     as_row,
+    join_masks,
     join_points,
     read_points,
     refuse_strangers,
@@ -58,7 +60,8 @@ POINTS = st.lists(
     st.tuples(PIXELS, PIXELS, st.integers(0, 1000).map(lambda n: n / 1000)), min_size=14, max_size=14
 ).map(lambda rows: np.array(rows, float))
 SIDES = st.integers(1, 99_999)
-BODIES = st.builds(Body, SIDES, SIDES, st.none() | POINTS)
+MASKS = st.integers(0, 2**31).map(lambda seed: np.random.default_rng(seed).random(CELLS) < 0.5)
+BODIES = st.builds(Body, SIDES, SIDES, st.none() | POINTS, st.none() | MASKS)
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
 
 
@@ -74,20 +77,31 @@ def test_a_table_is_read_as_it_was_written(tmp_path, bodies):
         assert found[file][:2] == body[:2] and (found[file].points is None) == (body.points is None)
         if body.points is not None:
             np.testing.assert_allclose(found[file].points, body.points, atol=1e-9)
+        assert (found[file].mask is None) == (body.mask is None)
+        assert body.mask is None or (found[file].mask == body.mask).all()
 
 
 def test_columns_may_stand_in_any_order_and_others_beside_them(tmp_path):
     path, body = tmp_path / "keypoints.csv", Body(64, 128, points_of())
-    names = [*COLUMNS, "who looked"]
+    mask = np.indices(CELLS).sum(0) % 3 == 0
+    names = [*COLUMNS, "mask", "who looked"]
     order = random.Random(0).sample(range(len(names)), len(names))
-    lines = [names, [*as_row("a.jpg", body), "mediapipe"]]
+    lines = [names, [*as_row("a.jpg", body._replace(mask=mask)), "mediapipe"]]
     path.write_text("\ufeff" + "\r\n".join(",".join(line[i] for i in order) for line in lines) + "\r\n\r\n")
     np.testing.assert_allclose(read_points(path)["a.jpg"].points, body.points)
+    assert (read_points(path)["a.jpg"].mask == mask).all()
+
+
+def test_a_table_of_before_has_no_masks(tmp_path):
+    path = tmp_path / "keypoints.csv"
+    path.write_text(f"{HEAD}\n{line()}\n")
+    assert read_points(path)["a.jpg"].mask is None
 
 
 # ---------------------------------------------------------------------------------------------------- refused in words
 
 HEAD, ROW = ",".join(COLUMNS), as_row("a.jpg", Body(64, 128, points_of()))
+HEX = CELLS[0] * CELLS[1] // 4
 
 
 def line(**changed):
@@ -114,6 +128,12 @@ def line(**changed):
         (f"{HEAD}\n{line(neck_x='')}", "neck_x must be a number of pixels; got ''"),
         (f"{HEAD}\n{line(neck_visible='1.5')}", "neck_visible must be a number from 0 to 1; got '1.5'"),
         (f"{HEAD}\n{line(neck_visible='nan')}", "neck_visible must be a number from 0 to 1; got 'nan'"),
+        (f"{HEAD},mask,mask\n{line()},,", "has 2 columns mask, wanted one or none"),
+        (
+            f"{HEAD},mask\n{line()},{'f' * (HEX - 1)}",
+            "mask must be nothing or 512 digits .*'ffffffffffffffffffff' ..., 511",
+        ),
+        (f"{HEAD},mask\n{line()},{'F' * HEX}", "mask must be nothing or 512 digits 0 to 9 and a to f"),
         (f'{HEAD}\n"{line()}', "line 2 of .* cannot be read"),
         (f"{HEAD}\n\0", "is no text"),
         (HEAD.encode("utf-16"), "is not UTF-8"),
@@ -162,6 +182,40 @@ def test_points_are_scaled_as_the_picture_is():
     assert not found[:2].any(), "nobody was found, and no row: not visible"
     for point, (x, y, visible) in zip(found[2], bodies["a.jpg"].points):
         np.testing.assert_allclose(point, (x * 32 / 64, y * 64 / 256, visible), rtol=1e-6)
+
+
+def by_hand(mask, size):
+    """The cell over the middle of each pixel, in fractions of the picture."""
+    out = np.zeros(size, np.uint8)
+    for y in range(size[0]):
+        for x in range(size[1]):
+            across = [
+                cell for cell in range(CELLS[1]) if cell / CELLS[1] <= (x + 0.5) / size[1] < (cell + 1) / CELLS[1]
+            ]
+            down = [cell for cell in range(CELLS[0]) if cell / CELLS[0] <= (y + 0.5) / size[0] < (cell + 1) / CELLS[0]]
+            out[y, x] = mask[down[0], across[0]]
+    return out
+
+
+@pytest.mark.parametrize("size", [(64, 32), (128, 64), (48, 24), (20, 13)])
+def test_masks_are_scaled_as_the_picture_is(size):
+    mask = np.random.default_rng(0).random(CELLS) < 0.5
+    bodies = {"a.jpg": Body(64, 256, points_of(), mask), "b.jpg": Body(10, 10, None)}
+    found = join_masks(iter(["b.jpg", "c.jpg", "a.jpg"]), bodies, size)
+    assert found.dtype == np.uint8 and found.shape == (3, *size) and not found[:2].any()
+    np.testing.assert_array_equal(found[2], by_hand(mask, size))
+
+
+def test_a_dataset_has_masks_where_the_table_does(market):
+    write_points(market / "keypoints.csv", {FILE: Body(16, 32, points_of())})
+    bare = open_dataset("market1501", root=market, size=(64, 32))
+    assert bare.train.masks is None
+    mask = np.indices(CELLS)[0] < 20
+    write_points(market / "keypoints.csv", {FILE: Body(16, 32, points_of(), mask)})
+    data = open_dataset("market1501", root=market, size=(64, 32))
+    assert (data.train.masks[0] == mask).all() and not data.train.masks[1:].any() and not data.query.masks.any()
+    assert without_points(data.fingerprint) == without_points(bare.fingerprint)
+    assert data.fingerprint != bare.fingerprint
 
 
 def test_a_dataset_in_a_folder_has_the_points_of_the_table_beside_it(market):

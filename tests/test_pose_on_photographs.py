@@ -35,7 +35,7 @@ for line in sys.stdin:
         sys.exit("a picture too much")
     time.sleep(PAUSE)
     body = None if path.stem == "nobody" else [[len(path.stem), n, 0.5] for n in range(33)]
-    print(json.dumps({"size": [16, 32], "body": body}), flush=True)
+    print(json.dumps({"size": [16, 32], "body": body, "mask": [[n % 2] * 32 for n in range(64)]}), flush=True)
 """
 
 
@@ -120,6 +120,7 @@ def test_a_row_for_every_picture_below(pictures, worker):
     kept = read_points(pictures / "keypoints.csv")
     assert [*kept] == [*found] == ["a.jpg", "b.jpg", "in/-1_d.jpg", "in/c.png", "nobody.jpg"]
     assert kept["nobody.jpg"].points is None and kept["in/-1_d.jpg"].points[AT["left_hip"]].tolist() == [4, 23, 0.5]
+    assert kept["nobody.jpg"].mask is None and kept["a.jpg"].mask.sum(1).tolist() == 32 * [0, 32]
     assert sorted(path.name for path in pictures.iterdir()) == ["a.jpg", "b.jpg", "in", "keypoints.csv", "nobody.jpg"]
 
 

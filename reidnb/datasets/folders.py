@@ -240,7 +240,13 @@ def _decode_all(name: str, folder: Path, size: tuple[int, int], options: dict, a
             if getattr(listing, field) is not None:
                 labels[f"{split}.{field}"] = getattr(listing, field).astype(np.int64)
     if bodies and listings["train"].boxes is None:  # a box is cut from a scene, which may hold many bodies
-        found = {f"{split}.keypoints": points.join_points(one.files, bodies, size) for split, one in listings.items()}
+        joined = {"keypoints": points.join_points}
+        joined |= {"masks": points.join_masks} if any(body.mask is not None for body in bodies.values()) else {}
+        found = {
+            f"{split}.{what}": join(one.files, bodies, size)
+            for split, one in listings.items()
+            for what, join in joined.items()
+        }
     cache.write_labels(aside, labels, listings["train"].attribute_names, digests, found)
 
 

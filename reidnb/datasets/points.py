@@ -1,5 +1,5 @@
-"""Key points that another program found on a dataset's photographs: keypoints.csv in the dataset's folder, a row a
-picture, in pixels of the picture as it is on disk (upright, as its EXIF tag says)."""
+"""Key points that another program found on a dataset's photographs, and where the person is: keypoints.csv in the
+dataset's folder, a row a picture, in pixels of the picture as it is on disk (upright, as its EXIF tag says)."""
 
 import csv
 import io
@@ -17,29 +17,32 @@ from reidnb.synthetic import KEYPOINTS
 TABLE = "keypoints.csv"
 POINTS = tuple(f"{name}_{axis}" for name in KEYPOINTS for axis in ("x", "y", "visible"))
 COLUMNS = ("file", "width", "height", "found", *POINTS)
+MASK, CELLS = "mask", (64, 32)  # a column that may be missing: a bit a cell of a grid over the picture, in hex
 MARK = "+points:"  # behind it, a fingerprint has the digest of key points that came from a table
 
 
 class Body(NamedTuple):
-    """What is known of one picture: its size in pixels, and the points (14, 3), x, y and visible; None where nobody
-    was found."""
+    """What is known of one picture: its size in pixels, the points (14, 3), x, y and visible, None where nobody was
+    found, and the cells that the person fills, bool CELLS, None where they were not asked for."""
 
     width: int
     height: int
     points: np.ndarray | None
+    mask: np.ndarray | None = None
 
 
 def as_row(file: str, body: Body) -> list[str]:
-    """A picture's cells, in the order of COLUMNS; hundredths of a pixel, thousandths of visibility."""
+    """A picture's cells, in the order of COLUMNS and MASK; hundredths of a pixel, thousandths of visibility."""
     points = np.zeros((len(KEYPOINTS), 3)) if body.points is None else body.points
     cells = [f"{value:.{3 if axis == 2 else 2}f}" for point in points.tolist() for axis, value in enumerate(point)]
-    return [file, str(body.width), str(body.height), str(int(body.points is not None)), *cells]
+    mask = "" if body.mask is None else np.packbits(body.mask).tobytes().hex()
+    return [file, str(body.width), str(body.height), str(int(body.points is not None)), *cells, mask]
 
 
 def write_points(path: Path, bodies: Mapping[str, Body]) -> None:
     """The whole table, in the order of the files' names."""
     with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([COLUMNS, *(as_row(*one) for one in sorted(bodies.items()))])
+        csv.writer(file).writerows([(*COLUMNS, MASK), *(as_row(*one) for one in sorted(bodies.items()))])
 
 
 def read_points(path: Path, cut: bool = False) -> dict[str, Body]:
@@ -63,7 +66,9 @@ def read_points(path: Path, cut: bool = False) -> dict[str, Body]:
             got = ", ".join(names[:4]) or "nothing"
             raise ValueError(f"line 1 of {path} must have each of {len(COLUMNS)} columns once, not so {few}; it has "
                              f"{got}{' ...' * (len(names) > 4)}. {REMEDY}")  # fmt: skip
-        where = [names.index(name) for name in COLUMNS]
+        if names.count(MASK) > 1:
+            raise ValueError(f"line 1 of {path} has {names.count(MASK)} columns {MASK}, wanted one or none. {REMEDY}")
+        where = [names.index(name) for name in (*COLUMNS, *[MASK] * (MASK in names))]
         for row in reader:
             if not row:
                 continue
@@ -83,7 +88,7 @@ REMEDY = "Mend it, or remove it and let `reidnb keypoints` write it anew"
 
 
 def _row(place: str, cells: list[str]) -> tuple[str, Body]:
-    file, width, height, found, *points = cells
+    file, width, height, found, *points = cells[: len(COLUMNS)]
     if not file:
         raise ValueError(f"{place} names no file. {REMEDY}")
     for name, cell in (("width", width), ("height", height)):
@@ -93,7 +98,16 @@ def _row(place: str, cells: list[str]) -> tuple[str, Body]:
         raise ValueError(f"{place}: found must be 1 (somebody was found) or 0; got {found!r}. {REMEDY}")
     values = [_number(place, name, cell) for name, cell in zip(POINTS, points, strict=True)]
     points = np.array(values).reshape(-1, 3) if found == "1" else None
-    return file, Body(int(width), int(height), points)
+    return file, Body(int(width), int(height), points, _mask(place, "".join(cells[len(COLUMNS) :])))
+
+
+def _mask(place: str, cell: str) -> np.ndarray | None:
+    """A cell as the person's mask, bool CELLS; None for an empty one."""
+    digits = CELLS[0] * CELLS[1] // 4
+    if not re.fullmatch(f"([0-9a-f]{{{digits}}})?", cell):
+        got = f"{cell[:20]!r}{' ...' * (len(cell) > 20)}, {len(cell)} characters"
+        raise ValueError(f"{place}: {MASK} must be nothing or {digits} digits 0 to 9 and a to f; got {got}. {REMEDY}")
+    return np.unpackbits(np.frombuffer(bytes.fromhex(cell), np.uint8)).reshape(CELLS).astype(bool) if cell else None
 
 
 def _number(place: str, name: str, cell: str) -> float:
@@ -128,6 +142,21 @@ def join_points(files: Iterable[str], bodies: Mapping[str, Body], size: tuple[in
         if body is not None and body.points is not None:
             points[row] = body.points * (size[1] / body.width, size[0] / body.height, 1)
     return points
+
+
+def join_masks(files: Iterable[str], bodies: Mapping[str, Body], size: tuple[int, int]) -> np.ndarray:
+    """Masks uint8 (N, H, W) of pictures as they were scaled to `size` (H, W): 1 where the person is. Of a pixel speaks
+    the cell over its middle. All 0 where nothing is known."""
+    files = list(files)
+    rows, columns = (
+        ((np.arange(side) + 0.5) * cells / side).astype(int) for side, cells in zip(size, CELLS, strict=True)
+    )
+    masks = np.zeros((len(files), *size), np.uint8)
+    for row, file in enumerate(files):
+        body = bodies.get(file)
+        if body is not None and body.mask is not None:
+            masks[row] = body.mask[rows][:, columns]
+    return masks
 
 
 def with_points(fingerprint: str, points: Iterable[np.ndarray]) -> str:

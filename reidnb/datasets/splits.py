@@ -22,8 +22,8 @@ class Split:
     files: np.ndarray | None = None  # str (N,) paths relative to the dataset's folder
     attributes: np.ndarray | None = None  # int64 (N, A) from 0; -1 where unknown
     tracklets: np.ndarray | None = None  # int64 (N,)
-    keypoints: np.ndarray | None = None  # float32 (N, 14, 3): x, y in pixels, visible (built-in world)
-    masks: np.ndarray | None = None  # uint8 (N, H, W) part masks (built-in world)
+    keypoints: np.ndarray | None = None  # float32 (N, 14, 3): x, y in pixels, visible (built-in world, keypoints.csv)
+    masks: np.ndarray | None = None  # uint8 (N, H, W), 0 where nobody is; else the part, or 1 (from keypoints.csv)
     shots: pd.DataFrame | None = None  # N rows of ground truth: view, occlusion, box error... (built-in world)
 
     def __post_init__(self):

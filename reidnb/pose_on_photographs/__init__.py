@@ -1,4 +1,5 @@
-"""Key points on photographs: mediapipe's pose model, in a Python of its own, looks at every picture below a folder.
+"""Key points and masks on photographs: mediapipe's pose model, in a Python of its own, looks at every picture below a
+folder.
 
     find_keypoints("/data/Market-1501-v15.09.15", only=["bounding_box_train/*", "query/*"])
 
@@ -67,7 +68,8 @@ def of_answer(answer: dict) -> Body:
     points = fourteen(answer["body"])
     x, y = points[:, 0], points[:, 1]
     points[:, 2] = np.where((x >= 0) & (x <= width) & (y >= 0) & (y <= height), points[:, 2].clip(0, 1), 0)
-    return Body(width, height, points)
+    mask = answer.get("mask")
+    return Body(width, height, points, None if mask is None else np.array(mask, bool))
 
 
 # ---------------------------------------------------------------------------------------------------------- the folder

@@ -16,11 +16,11 @@ from reidnb.generators import (
     Generator,
     StarGAN,
     all_styles,
+    descent,
     gradient_penalty,
     load_or_train_generator,
     restyle,
     shipped_painters,
-    stargan,
     styles,
     styles_fingerprint,
     train_stargan,
@@ -145,7 +145,7 @@ def test_the_terms_by_hand():
 def test_an_interrupted_training_ends_at_the_same_weights(tmp_path, monkeypatch):
     whole, history = train_stargan(IMAGES, CAMIDS, PLAN, device="cpu", every=2)
     assert [line["step"] for line in history] == [2, 4, 6] and set(history[0]) > {"cycle", "penalty", "seconds"}
-    keep, path = stargan.keep_checkpoint, tmp_path / "a.checkpoint"
+    keep, path = descent.keep_checkpoint, tmp_path / "a.checkpoint"
 
     def stop(*arguments):
         keep(*arguments)
@@ -153,7 +153,7 @@ def test_an_interrupted_training_ends_at_the_same_weights(tmp_path, monkeypatch)
 
     for _ in range(2):  # stopped twice
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(stargan, "keep_checkpoint", stop)
+            patch.setattr(descent, "keep_checkpoint", stop)
             train_stargan(IMAGES, CAMIDS, PLAN, device="cpu", checkpoint=path, every=2)
     again, resumed = train_stargan(IMAGES, CAMIDS, PLAN, device="cpu", checkpoint=path, every=2)
     assert same(whole, again)

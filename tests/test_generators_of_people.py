@@ -24,6 +24,7 @@ from reidnb.generators import (
     PatchCritic,
     all_pair_styles,
     dcgan,
+    descent,
     diversity,
     frechet_distance,
     imagine,
@@ -225,10 +226,10 @@ def test_an_empty_mask_asks_for_nothing():
 
 @pytest.mark.parametrize("kind", TRAINS)
 def test_an_interrupted_training_ends_at_the_same_weights(kind, tmp_path, monkeypatch):
-    module, train = TRAINS[kind]
+    _, train = TRAINS[kind]
     whole, history, film = train(every=2)
     assert [line["step"] for line in history] == [2, 4, 6] and set(history[0]) > {"fool", "seconds"}
-    keep, path = module.keep_checkpoint, tmp_path / "a.checkpoint"
+    keep, path = descent.keep_checkpoint, tmp_path / "a.checkpoint"
 
     def stop(*arguments):
         keep(*arguments)
@@ -236,7 +237,7 @@ def test_an_interrupted_training_ends_at_the_same_weights(kind, tmp_path, monkey
 
     for _ in range(2):  # stopped twice
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(module, "keep_checkpoint", stop)
+            patch.setattr(descent, "keep_checkpoint", stop)
             train(checkpoint=path, every=2)
     again, resumed, seen = train(checkpoint=path, every=2)
     assert same(whole, again) and (film == seen).all() and not whole.training

@@ -8,9 +8,7 @@ The generator is given noise and nothing else; the critic says how sure it is th
 the pictures is never told.
 """
 
-import copy
 import math
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from reidnb.generators.descent import descend, follow, line_of
+from reidnb.generators.descent import SIDES, Film, descend, train_against
 from reidnb.generators.keeping import Kept, load_or_train
-from reidnb.runtime import autocast, choose_device, keep_checkpoint, load_checkpoint
+from reidnb.runtime import autocast, choose_device
 from reidnb.sources import source_of
 from reidnb.values import Count, Positive, Share, value
 
@@ -129,39 +127,21 @@ def train_dcgan(
     nets = nn.ModuleDict(
         {"generator": NoiseGenerator(plan.noise, plan.width, size), "critic": Critic(plan.critic_width, size)}
     ).to(device, memory_format=torch.channels_last)
-    nets["average"] = copy.deepcopy(nets["generator"])
-    nets.register_buffer("film", torch.zeros(len(FRAMES), SHOWN, 3, *size, dtype=torch.uint8, device=device))
-    optimizers = {
-        name: torch.optim.Adam(nets[name].parameters(), betas=(0.5, 0.999)) for name in ("generator", "critic")
-    }
-    parts = {"nets": nets, **optimizers}
-    history = load_checkpoint(checkpoint, parts)
-    started, sums = time.perf_counter() - (history[-1]["seconds"] if history else 0.0), {}
-    shots = [max(1, round(share * plan.steps)) for share in FRAMES]
-    for step in range(history[-1]["step"] if history else 0, plan.steps):
-        rng = np.random.default_rng((seed, step))
-        for optimizer in optimizers.values():
-            optimizer.param_groups[0]["lr"] = plan.lr * min(1.0, 2 - 2 * step / plan.steps)
+
+    def one_step(rng, optimizers):
         real = _pictures(images, rng, plan.batch, device)
         with autocast(device):
             found = critic_cost(nets, real, _noise(rng, plan, device))
         descend(optimizers["critic"], found)
         with autocast(device):
             painted = generator_cost(nets, _noise(rng, plan, device))
-        found |= painted
         descend(optimizers["generator"], painted)
-        follow(nets["average"], nets["generator"], min(plan.average, (step + 1) / (step + 10)))
-        for name, cost in found.items():
-            sums[name] = sums.get(name, 0.0) + cost.detach()
-        for frame, shot in enumerate(shots):
-            if step + 1 == shot:
-                nets.film[frame] = _frame(nets["average"], plan, seed, device)
-        if (step + 1) % every == 0 or step + 1 == plan.steps:
-            history.append(line_of("DCGAN", sums, step % every + 1, step + 1, plan, started))
-            keep_checkpoint(checkpoint, parts, history)
-            sums = {}
-    _settle(nets["average"], plan, seed, device)
-    return nets["average"].eval(), history, nets.film.cpu().numpy()
+        return found | painted
+
+    film = Film(FRAMES, (SHOWN, 3, *size), lambda average: _frame(average["generator"], plan, seed, device))
+    average, *told = train_against("DCGAN", nets, SIDES, one_step, plan, seed, checkpoint, every, film)
+    _settle(average["generator"], plan, seed, device)
+    return average["generator"].eval(), *told
 
 
 def _pictures(images, rng, count, device):

@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from reidnb.files import cache_root, digest, kept, kept_files
+from reidnb.generators.descent import train_against
 from reidnb.runtime import choose_device, precision
+from reidnb.sources import source_of
 
 SHIPPED = Path(__file__).with_name("shipped") / "chapter11"
 PERSON = (0.0, 2.0)  # of PTGAN ships, beside DCGAN: how heavily the person was held
@@ -63,7 +65,9 @@ def load_or_train(
 
     place = choose_device(device)
     learned_from = [digest(np.asarray(part)) for part in pictures]
-    told = digest(json.dumps(what, sort_keys=True), learned_from, code, precision(place), place.type)
+    told = digest(
+        json.dumps(what, sort_keys=True), learned_from, code, source_of(train_against), precision(place), place.type
+    )
     home = cache_root() / "styles" / f"{kind}-{name.replace('->', '-to-')}-{told}.safetensors"
     checkpoint = home.with_suffix(".checkpoint")
     return _load(kept(home, make), plan, build)

@@ -9,8 +9,6 @@ picture in that pose. It learns from pairs of pictures of one person: the second
 second one itself is what should come out.
 """
 
-import copy
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,12 +18,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from reidnb.files import digest
-from reidnb.generators.descent import descend, follow, line_of
+from reidnb.generators.descent import SIDES, Film, descend, train_against
 from reidnb.generators.keeping import Kept, load_or_train
 from reidnb.generators.poses import canonical_poses, draw_poses
 from reidnb.generators.ptgan import PatchCritic
 from reidnb.generators.stargan import to_pictures
-from reidnb.runtime import autocast, choose_device, keep_checkpoint, load_checkpoint
+from reidnb.runtime import autocast, choose_device
 from reidnb.sources import source_of
 from reidnb.synthetic import KEYPOINTS
 from reidnb.values import Count, Positive, Share, Weight, value
@@ -119,18 +117,8 @@ def train_pngan(
     torch.manual_seed(seed)
     nets = nn.ModuleDict({"generator": PoseGenerator(plan.width), "critic": PatchCritic(plan.critic_width)})
     nets = nets.to(device, memory_format=torch.channels_last)
-    nets["average"] = copy.deepcopy(nets["generator"])
-    nets.register_buffer("film", torch.zeros(len(FRAMES), SHOWN, *size, dtype=torch.uint8, device=device))
-    names = ("generator", "critic")
-    optimizers = {name: torch.optim.Adam(nets[name].parameters(), betas=(0.5, 0.999)) for name in names}
-    parts = {"nets": nets, **optimizers}
-    history = load_checkpoint(checkpoint, parts)
-    started, sums = time.perf_counter() - (history[-1]["seconds"] if history else 0.0), {}
-    shots = [max(1, round(share * plan.steps)) for share in FRAMES]
-    for step in range(history[-1]["step"] if history else 0, plan.steps):
-        rng = np.random.default_rng((seed, step))
-        for optimizer in optimizers.values():
-            optimizer.param_groups[0]["lr"] = plan.lr * min(1.0, 2 - 2 * step / plan.steps)
+
+    def one_step(rng, optimizers):
         pictures, skeletons, wanted = _draw(split, groups, rng, plan, device)
         with autocast(device):
             terms, painted = generator_terms(nets, pictures, skeletons, wanted, plan)
@@ -138,17 +126,11 @@ def train_pngan(
         with autocast(device):
             judged = critic_terms(nets, wanted, painted)
         descend(optimizers["critic"], judged)
-        follow(nets["average"], nets["generator"], min(plan.average, (step + 1) / (step + 10)))
-        for name, cost in {**judged, **terms}.items():
-            sums[name] = sums.get(name, 0.0) + cost.detach()
-        for frame, shot in enumerate(shots):
-            if step + 1 == shot:
-                nets.film[frame] = torch.from_numpy(_frame(nets["average"], split)).to(device)
-        if (step + 1) % every == 0 or step + 1 == plan.steps:
-            history.append(line_of("PNGAN", sums, step % every + 1, step + 1, plan, started))
-            keep_checkpoint(checkpoint, parts, history)
-            sums = {}
-    return nets["average"].eval(), history, nets.film.cpu().numpy()
+        return judged | terms
+
+    film = Film(FRAMES, (SHOWN, *size), lambda average: _frame(average["generator"], split))
+    average, *told = train_against("PNGAN", nets, SIDES, one_step, plan, seed, checkpoint, every, film)
+    return average["generator"], *told
 
 
 def pairs_of(pids: np.ndarray) -> list[np.ndarray]:

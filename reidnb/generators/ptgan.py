@@ -7,19 +7,16 @@ It is CycleGAN (Zhu et al., 2017), two generators and two critics, of which nobo
 and one term more: where a mask says that there is a person, a picture must stay as it was.
 """
 
-import copy
-import itertools
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from reidnb.generators.descent import descend, follow, line_of
+from reidnb.generators.descent import Film, descend, train_against
 from reidnb.generators.keeping import Kept, load_or_train
 from reidnb.generators.stargan import Residual, to_pictures
-from reidnb.runtime import autocast, choose_device, keep_checkpoint, load_checkpoint
+from reidnb.runtime import autocast, choose_device
 from reidnb.sources import source_of
 from reidnb.values import Count, Positive, Share, Weight, value
 
@@ -158,21 +155,8 @@ def train_both(
     _check(source, target, plan)
     torch.manual_seed(seed)
     nets = build_nets(plan).to(device, memory_format=torch.channels_last)
-    nets["average"] = nn.ModuleDict({name: copy.deepcopy(nets[name]) for name in ("forth", "back")})
-    size = source.images.shape[1:]
-    nets.register_buffer("film", torch.zeros(len(FRAMES), SHOWN, *size, dtype=torch.uint8, device=device))
-    optimizers = {}
-    for name, both in {"generators": ("forth", "back"), "critics": ("there", "here")}.items():
-        weights = itertools.chain(*(nets[part].parameters() for part in both))
-        optimizers[name] = torch.optim.Adam(weights, betas=(0.5, 0.999))
-    parts = {"nets": nets, **optimizers}
-    history = load_checkpoint(checkpoint, parts)
-    started, sums = time.perf_counter() - (history[-1]["seconds"] if history else 0.0), {}
-    shots = [max(1, round(share * plan.steps)) for share in FRAMES]
-    for step in range(history[-1]["step"] if history else 0, plan.steps):
-        rng = np.random.default_rng((seed, step))
-        for optimizer in optimizers.values():
-            optimizer.param_groups[0]["lr"] = plan.lr * min(1.0, 2 - 2 * step / plan.steps)
+
+    def one_step(rng, optimizers):
         (real, masks), (theirs, their_masks) = (_draw(part, rng, plan, device) for part in (source, target))
         with autocast(device):
             terms, painted = generator_terms(nets, real, theirs, masks, their_masks, plan)
@@ -180,19 +164,12 @@ def train_both(
         with autocast(device):
             judged = critic_terms(nets, real, theirs, *painted)
         descend(optimizers["critics"], judged)
-        for name, average in nets["average"].items():
-            follow(average, nets[name], min(plan.average, (step + 1) / (step + 10)))
-        for name, cost in {**judged, **terms}.items():
-            sums[name] = sums.get(name, 0.0) + cost.detach()
-        for frame, shot in enumerate(shots):
-            if step + 1 == shot:
-                some = np.asarray(source.images[shown_rows(len(source.images))])
-                nets.film[frame] = torch.from_numpy(move(nets["average"]["forth"], some)).to(device)
-        if (step + 1) % every == 0 or step + 1 == plan.steps:
-            history.append(line_of("PTGAN", sums, step % every + 1, step + 1, plan, started))
-            keep_checkpoint(checkpoint, parts, history)
-            sums = {}
-    return nets["average"].eval(), history, nets.film.cpu().numpy()
+        return judged | terms
+
+    some = np.asarray(source.images[shown_rows(len(source.images))])
+    film = Film(FRAMES, some.shape, lambda average: move(average["forth"], some))
+    sides = {"generators": ("forth", "back"), "critics": ("there", "here")}
+    return train_against("PTGAN", nets, sides, one_step, plan, seed, checkpoint, every, film)
 
 
 def shown_rows(count: int) -> np.ndarray:

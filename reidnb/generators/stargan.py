@@ -7,10 +7,8 @@ The generator is given a picture and the number of a camera; the discriminator s
 which camera took it. Nobody has to know who is on the pictures: of an unlabelled target, cameras are all that is known.
 """
 
-import copy
 import logging
 import math
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from reidnb.generators.descent import descend, follow, line_of
-from reidnb.runtime import choose_device, keep_checkpoint, load_checkpoint
+from reidnb.generators.descent import SIDES, descend, train_against
+from reidnb.runtime import choose_device
 from reidnb.values import Count, Positive, Share, Weight, value
 
 log = logging.getLogger("reidnb")
@@ -152,17 +150,8 @@ def train_stargan(
             "critic": Discriminator(cameras, plan.critic_width, images.shape[2:]),
         }
     ).to(device, memory_format=torch.channels_last)
-    nets["average"] = copy.deepcopy(nets["generator"])
-    optimizers = {}
-    for name in ("generator", "critic"):
-        optimizers[name] = torch.optim.Adam(nets[name].parameters(), betas=(0.5, 0.999))
-    parts = {"nets": nets, **optimizers}
-    history = load_checkpoint(checkpoint, parts)
-    started, sums = time.perf_counter() - (history[-1]["seconds"] if history else 0.0), {}
-    for step in range(history[-1]["step"] if history else 0, plan.steps):
-        rng = np.random.default_rng((seed, step))
-        for optimizer in optimizers.values():
-            optimizer.param_groups[0]["lr"] = plan.lr * min(1.0, 2 - 2 * step / plan.steps)
+
+    def one_step(rng, optimizers):
         for _ in range(plan.critic):
             chosen = rng.integers(0, len(images), plan.batch)
             real = to_pictures(images, chosen, device, flip=rng.random(plan.batch) < 0.5)
@@ -173,14 +162,10 @@ def train_stargan(
             descend(optimizers["critic"], terms)
         painted = generator_terms(nets, real, took, asked, plan)
         descend(optimizers["generator"], painted)
-        follow(nets["average"], nets["generator"], min(plan.average, (step + 1) / (step + 10)))
-        for name, cost in {**terms, **painted}.items():
-            sums[name] = sums.get(name, 0.0) + cost.detach()
-        if (step + 1) % every == 0 or step + 1 == plan.steps:
-            history.append(line_of("StarGAN", sums, step % every + 1, step + 1, plan, started))
-            keep_checkpoint(checkpoint, parts, history)
-            sums = {}
-    return nets["average"].eval(), history
+        return terms | painted
+
+    average, history, _ = train_against("StarGAN", nets, SIDES, one_step, plan, seed, checkpoint, every)
+    return average["generator"], history
 
 
 def critic_terms(nets: nn.ModuleDict, real, took, asked, mix, plan: StarGAN) -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ import torch
 
 from reidnb.batches import Styled
 from reidnb.files import cache_root, digest, kept, kept_files, require_space
+from reidnb.generators.descent import train_against
 from reidnb.generators.stargan import Generator, StarGAN, restyle, train_stargan
 from reidnb.runtime import choose_device, precision
 from reidnb.sources import source_of
@@ -60,7 +61,7 @@ def load_or_train_generator(
         checkpoint.unlink(missing_ok=True)
 
     place = choose_device(device)
-    made = source_of(train_stargan), precision(place), place.type
+    made = source_of(train_stargan), source_of(train_against), precision(place), place.type
     told = digest(json.dumps(what, sort_keys=True), _digest_of_pictures(split), *made)
     home = cache_root() / "styles" / f"{name}-{told}.safetensors"
     return _load(kept(home, train))

@@ -1,7 +1,7 @@
 """Mutual learning: two students that see the same batches and learn from each other (AlignedReID, section 3.2)."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -62,16 +62,18 @@ class Mutual:
     def wrap(self, net: nn.Module, build_like: Callable[[str], nn.Module]) -> Students:
         return Students(net, build_like(self.peer))
 
-    def bind(self, data, net: Students) -> "Mutual":
-        second, first = (tuple(bound(loss, data, net) for loss in self.inner) for net in (net.second, net.first))
-        told = replace(self, inner=first)
-        object.__setattr__(told, "inner_of_peer", second)  # terms that hold something of a network have one each
-        return told
+    def bind(self, data, net: Students) -> "Bound":
+        theirs, ours = (tuple(bound(loss, data, one) for loss in self.inner) for one in (net.second, net.first))
+        return Bound(self, ours, theirs)
 
     def __call__(self, output: Output, batch: Batch) -> dict[str, torch.Tensor]:
-        ours = evaluate_terms(self.inner, output, batch)
-        theirs = evaluate_terms(getattr(self, "inner_of_peer", self.inner), output.peer, batch)
-        terms = {name: cost + theirs[name] for name, cost in ours.items()}
+        return self.cost(output, batch, self.inner, self.inner)
+
+    def cost(self, output: Output, batch: Batch, ours: tuple, theirs: tuple) -> dict[str, torch.Tensor]:
+        """The terms of a batch, by name: the first student's own, `ours`, and the second's, `theirs`, in sum, and what
+        passes between the two."""
+        own = evaluate_terms(ours, output, batch), evaluate_terms(theirs, output.peer, batch)
+        terms = {name: cost + own[1][name] for name, cost in own[0].items()}
         if self.class_mutual:
             a, b = output.logits, output.peer.logits
             terms["class_mutual"] = self.class_mutual * (
@@ -89,3 +91,25 @@ class Mutual:
         theirs = (embed(trial.net.second, split.images, trial.device, **how) for split in splits)
         whole = (F.normalize(said.flatten(1)) for said in theirs)
         return {"scores": {"peer": evaluation.evaluate_features(*whole, *trial.data.ids)}}
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Mutual learning of two students that are there: each has terms of its own, since one may hold something of its
+    network, such as a memory."""
+
+    how: Mutual
+    inner: tuple  # the first one's
+    of_peer: tuple
+
+    key = "mutual"
+
+    @property
+    def pairs(self) -> bool:
+        return self.how.pairs
+
+    def __call__(self, output: Output, batch: Batch) -> dict[str, torch.Tensor]:
+        return self.how.cost(output, batch, self.inner, self.of_peer)
+
+    def test(self, query: dict, gallery: dict, trial: Trial) -> dict:
+        return self.how.test(query, gallery, trial)

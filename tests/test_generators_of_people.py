@@ -386,7 +386,7 @@ def test_each_picture_is_painted_by_its_own_cameras_pair(elsewhere):
     for camera in (0, 1):
         for_all = repaint(painters, split.images, split.camids, camera)
         assert np.array_equal(one_each[asked == camera], for_all[asked == camera])
-    styled = all_pair_styles(split, painters)
+    styled = all_pair_styles(split, painters, "cpu")
     assert styled.copies.shape == (24, 3, 3, 32, 16)
     for camera in range(3):
         assert np.array_equal(styled.copies[:, camera], repaint(painters, split.images, split.camids, camera))

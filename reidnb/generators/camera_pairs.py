@@ -17,6 +17,7 @@ from reidnb.files import digest
 from reidnb.generators.keeping import Kept, load_or_train
 from reidnb.generators.ptgan import PTGAN, Mover, move, train_both
 from reidnb.generators.styles import kept_copies
+from reidnb.runtime import choose_device
 from reidnb.sources import source_of
 
 PLAN = PTGAN(person=0.0, same=0.0)  # plain CycleGAN: CamStyle's identity mapping costs here (camera_pair.csv)
@@ -62,9 +63,9 @@ def repaint(painters: Pairs, images: np.ndarray, camids: np.ndarray, cameras: np
     return out
 
 
-def all_pair_styles(split, painters: Pairs) -> Styled:
+def all_pair_styles(split, painters: Pairs, device=None) -> Styled:
     """Every picture of a split in the style of every camera -> batches.Styled, painted once and kept."""
-    nets = [painters[pair].generator for pair in sorted(painters)]
+    nets = [painters[pair].generator.to(choose_device(device)) for pair in sorted(painters)]
     weights = [values.detach().cpu().numpy() for net in nets for values in net.state_dict().values()]
     cameras = max(map(max, painters)) + 1
     return kept_copies(

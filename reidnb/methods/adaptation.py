@@ -109,7 +109,7 @@ def _styled(split, name, options, styles, copies, device) -> Styled:
     place = {option: given for option, given in options.items() if option != "world"}  # cameras, whoever passes them
     if styles == "cyclegan":
         learned_from = open_dataset(name, size=split.images.shape[2:], **place).train
-        return all_pair_styles(split, load_or_train_pairs(learned_from, name, place, device=device))
+        return all_pair_styles(split, load_or_train_pairs(learned_from, name, place, device=device), device)
     return all_styles(split, load_or_train_generator(split, name, place, device=device), device)
 
 

@@ -68,20 +68,32 @@ class PoseParts:
     def cut(self, data, split: str) -> tuple[np.ndarray, np.ndarray]:
         """The parts of a split's pictures, uint8 (N, P, 3, H, W) at the size of the whole, and how sure each is,
         float32 (N, P): the share of what it is made of that is there. Grey (128) is what nobody saw."""
-        points, images = self.where(data, split), getattr(data, split).images
-        cuts = np.empty((len(images), self.parts, *images.shape[1:]), np.uint8)
-        sure = np.empty((len(images), self.parts), np.float32)
-        for start in range(0, len(images), CHUNK):
-            rows = slice(start, start + CHUNK)
-            pixels, where = torch.from_numpy(images[rows].astype(np.float32)) - 128, torch.tensor(points[rows])
+
+        def parts_of(pixels, where, size):
             if self.boxes == "glad":
-                maps, found = glad_parts(where, images.shape[2:])
-                parts, share = cut(pixels, maps, images.shape[2:]), found.float()
-            else:
-                parts, found = posebox(pixels, where, self.boxes)
-                parts, share = parts[:, None], found.float().mean(1, keepdim=True)
-            cuts[rows], sure[rows] = (parts + 128).round().clamp(0, 255).byte().numpy(), share.numpy()
-        return cuts, sure
+                maps, found = glad_parts(where, size)
+                return cut(pixels, maps, size), found.float()
+            parts, found = posebox(pixels, where, self.boxes)
+            return parts[:, None], found.float().mean(1, keepdim=True)
+
+        return cut_all(getattr(data, split).images, self.where(data, split), self.parts, parts_of)
+
+
+def cut_all(
+    images: np.ndarray, points: np.ndarray, count: int, parts_of: Callable, kind: type = np.float32
+) -> tuple[np.ndarray, np.ndarray]:
+    """`count` parts of pictures uint8 (N, 3, H, W), some at a time -> uint8 (N, count, 3, H, W), and what is known of
+    each, of a `kind` (N, count).
+
+    parts_of(pixels around 0, float32 (n, 3, H, W), points (n, 14, 3), (H, W)) -> parts, as pixels are, what is known.
+    """
+    cuts, known = np.empty((len(images), count, *images.shape[1:]), np.uint8), np.empty((len(images), count), kind)
+    for start in range(0, len(images), CHUNK):
+        rows = slice(start, start + CHUNK)
+        pixels = torch.from_numpy(images[rows].astype(np.float32)) - 128
+        parts, found = parts_of(pixels, torch.tensor(points[rows]), images.shape[2:])
+        cuts[rows], known[rows] = (parts + 128).round().clamp(0, 255).byte().numpy(), found.numpy()
+    return cuts, known
 
 
 def mean_pose(points: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from torch import nn
 from reidnb import evaluation, inference, losses
 from reidnb.methods.parts import Trial
 from reidnb.methods.pose import SPINDLE, cut, spindle_regions
-from reidnb.methods.pose_parts import CHUNK, PoseParts
+from reidnb.methods.pose_parts import PoseParts, cut_all
 from reidnb.network import Output
 from reidnb.training import Batch
 from reidnb.values import Count, Share, Weight, Within, value
@@ -40,15 +40,12 @@ class SpindleRegions:
     def cut(self, data, split: str) -> tuple[np.ndarray, np.ndarray]:
         """The regions of a split's pictures, uint8 (N, 7, 3, H, W), grey (128) outside the picture, and whether each is
         known, bool (N, 7)."""
-        points, images = self.where(data, split), getattr(data, split).images
-        cuts = np.empty((len(images), REGIONS, *images.shape[1:]), np.uint8)
-        known = np.empty((len(images), REGIONS), bool)
-        for start in range(0, len(images), CHUNK):
-            rows, size = slice(start, start + CHUNK), images.shape[2:]
-            maps, found = spindle_regions(torch.tensor(points[rows]), size)
-            parts = cut(torch.from_numpy(images[rows].astype(np.float32)) - 128, maps, size)
-            cuts[rows], known[rows] = (parts + 128).round().clamp(0, 255).byte().numpy(), found.numpy()
-        return cuts, known
+
+        def parts_of(pixels, where, size):
+            maps, found = spindle_regions(where, size)
+            return cut(pixels, maps, size), found
+
+        return cut_all(getattr(data, split).images, self.where(data, split), REGIONS, parts_of, bool)
 
 
 @value

@@ -147,7 +147,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     arg("--recipe", type=one_of("recipe", recipe_titles), help=NETWORK)
     which_run(arg)
 
-    arg = add(keypoints, "find 14 key points on every picture below a folder, by mediapipe in a Python of its own")
+    arg = add(keypoints, "find 14 key points, and the person's outline, on every picture below a folder, by mediapipe")
     arg("folder", type=Path)
     arg("--out", type=Path, help="the table (default: keypoints.csv in the folder, where datasets look for it)")
     arg("--python", type=Path, help="a Python that has mediapipe (default: an environment, made once in the cache)")

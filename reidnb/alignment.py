@@ -89,8 +89,9 @@ def local_distance_matrix(
     x, y = _by_stripe(query, gallery, False)
     out = np.empty((len(query), len(gallery)), dtype=np.float32)
     step = int(block) * (1 if aligned else query.shape[1])  # rigid distances have so many fewer cells
-    for start in range(0, len(gallery), step):
-        out[:, start : start + step] = _forward(x, y[:, start : start + step], False, aligned).cpu()
+    with torch.autocast(x.device.type, enabled=False):
+        for start in range(0, len(gallery), step):
+            out[:, start : start + step] = _forward(x, y[:, start : start + step], False, aligned).cpu()
     return out
 
 
@@ -146,7 +147,7 @@ class _Distances(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient):
         x, y = ctx.saved_tensors
-        to_x = torch.empty_like(x)
+        to_x = torch.zeros_like(x)  # where y holds nobody, nothing pulls
         to_y = torch.zeros_like(y) if ctx.needs_input_grad[1] and not ctx.same else None
         gradient = (gradient + gradient.T if ctx.same else gradient) / 2  # the half of tanh(d / 2)
         with torch.autocast(x.device.type, enabled=False):

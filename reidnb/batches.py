@@ -88,7 +88,7 @@ def wrong_labels(labels: np.ndarray, share: float, rng: np.random.Generator) -> 
 
 @dataclass(frozen=True)
 class Styled:
-    """N pictures and their copies in the style of each of C cameras (`reidnb.stargan`)."""
+    """N pictures and their copies in the style of each of C cameras (`reidnb.generators`)."""
 
     images: np.ndarray  # uint8 (N, 3, H, W)
     camids: np.ndarray  # int64 (N,) which camera took them

@@ -35,7 +35,7 @@ def check_one_shape(**tensors: Tensor) -> None:
 def numbers_of(values: Any, name: str) -> Tensor:
     """Real numbers, in a tensor, an array or lists, as a tensor."""
     try:
-        found = torch.as_tensor(values)
+        found = torch.as_tensor(_forward_in_memory(values))
     except (TypeError, ValueError, RuntimeError):  # strings, None, lists of lists that are not equally long
         found = None
     if found is None or found.is_complex() or found.dtype is torch.bool:
@@ -43,10 +43,15 @@ def numbers_of(values: Any, name: str) -> Tensor:
     return found
 
 
+def _forward_in_memory(values):
+    """A copy of an array that runs backwards, which torch refuses; all else as it is."""
+    return values.copy() if isinstance(values, np.ndarray) and min(values.strides, default=0) < 0 else values
+
+
 def labels_of(labels: Any, rows: Tensor) -> Tensor:
     """Labels, in a tensor, an array or a list, as a tensor (N,) of whole numbers beside the N rows."""
     try:
-        found = torch.as_tensor(labels, device=rows.device)
+        found = torch.as_tensor(_forward_in_memory(labels), device=rows.device)
     except (TypeError, ValueError, RuntimeError):  # strings, None, lists of lists that are not equally long
         found = None
     whole = found is not None and not (found.is_floating_point() or found.is_complex() or found.dtype is torch.bool)

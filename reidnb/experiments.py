@@ -88,7 +88,8 @@ def run(
             raise ValueError("something in it is not of this version of the package")
 
     kept(path, make, readable=read)
-    checkpoint.unlink(missing_ok=True)
+    if checkpoint.exists():  # a cache may be read-only, where nothing can be removed
+        checkpoint.unlink()
     return replace(found[-1], profile=profile, recipe=recipe, options=opened)  # its folder may have moved since
 
 

@@ -80,6 +80,9 @@ def _content(part):
     if type(part) in (list, tuple):
         within = [*map(_content, part)]
         return part if all(new is old for new, old in zip(within, part)) else type(part)(within)
+    if isinstance(part, tuple) and type(part) is not tuple:  # a NamedTuple
+        within = [*map(_content, part)]
+        return part if all(new is old for new, old in zip(within, part)) else (type(part).__qualname__, within)
     if type(part) is dict:
         within = {key: _content(value) for key, value in part.items()}
         return part if all(within[key] is value for key, value in part.items()) else within
@@ -89,8 +92,12 @@ def _content(part):
         return part if all(within[name] is held[name] for name in held) else (type(part).__qualname__, within)
     if not hasattr(part, "dtype") or not hasattr(part, "shape"):
         return part
+    import numpy as np  # slow to import, and who has an array has paid for it
+
     array = part.detach().cpu().numpy() if hasattr(part, "detach") else part
-    return str(array.dtype), tuple(array.shape), hashlib.blake2b(array.tobytes(), digest_size=16).hexdigest()
+    flat = np.ascontiguousarray(array).reshape(-1)  # no copy of what lies in order, which may be a whole dataset
+    content = flat.view(np.uint8) if flat.dtype.itemsize and not flat.dtype.hasobject else flat.tobytes()
+    return str(array.dtype), tuple(array.shape), hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def kept(path: str | Path, build: Callable[[Path], object], readable: Callable[[Path], object] | None = None) -> Path:

@@ -1,6 +1,7 @@
 """What a trained model says of pictures, and batch norms that take their statistics from other pictures."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 
 from reidnb.batches import check_images, make_batch
 from reidnb.datasets import decode, pictures_below
+from reidnb.datasets.cache import in_threads
 from reidnb.descriptors import DESCRIPTORS
 from reidnb.runtime import autocast, choose_device
 
@@ -78,7 +80,7 @@ def _check(model, images, batch, size=(64, 32)):
         if not files or (odd := [file for file in files if not isinstance(file, (str, Path))]):
             got = f"{odd[0]!r:.60} among {len(files)}" if files else "an empty list"
             raise ValueError(f"wanted images uint8 (N, 3, H, W), a folder or a list of files, at least one; got {got}")
-        images = np.stack([decode(Path(file), size) for file in files])
+        images = np.stack([*in_threads(partial(decode, size=size), map(Path, files))])
     check_images(images)
     if not len(images):
         raise ValueError("there are no pictures: N is 0")

@@ -88,7 +88,7 @@ def cross_entropy(logits: Tensor, labels: Labels, smoothing: float = 0.0) -> Ten
 def verification_loss(pair_logits: Tensor, labels: Labels) -> Tensor:
     """The siamese network's question, same person or not, on every pair of a batch (Zheng et al., 2016) -> scalar.
 
-    pair_logits (N, N), symmetric: how sure the model is that two images show one person (`models.Verifier`). Mean
+    pair_logits (N, N), symmetric: how sure `methods.identification` is that two images show one person. Mean
     binary cross-entropy over the pairs i < j, where the few pairs of one person weigh as much as the many others.
     """
     check_floats(pair_logits, "pair_logits", "(N, N)")

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import importlib
 import json
-import logging
 import sys
 import types
 import zipfile
@@ -24,7 +23,7 @@ import torch
 from reidnb.datasets import ReIDDataset, open_dataset
 from reidnb.datasets.points import without_points
 from reidnb.evaluation import PairScores, Scores
-from reidnb.files import cache_root, digest, kept_files, passing, put_aside
+from reidnb.files import cache_root, digest, kept_files, locked, passing, put_aside
 from reidnb.generators import styles_fingerprint
 from reidnb.inference import describe
 from reidnb.models import weights_fingerprint
@@ -34,7 +33,6 @@ from reidnb.runtime import precision
 from reidnb.sources import code_digest, reads_points, source_of
 
 FORMAT = 2  # of the file; one of another number is older (or newer), and is left alone
-log = logging.getLogger("reidnb")
 
 
 @dataclass(frozen=True)
@@ -190,6 +188,7 @@ def kept_results(whole: bool = True) -> Iterator[Result]:
     """Every Result on disk, oldest first, one at a time; without `whole` its scores only, no features and weights. What
     an older version kept is left alone; a file that cannot be read is put aside with a warning."""
     for path in sorted(kept_files(cache_root() / "runs", "*.npz"), key=_age):
+        age = _age(path)
         try:
             result = load(path, whole)
         except FileNotFoundError:  # another process took it away
@@ -197,8 +196,9 @@ def kept_results(whole: bool = True) -> Iterator[Result]:
         except UNREADABLE as problem:
             if passing(problem):
                 raise
-            with contextlib.suppress(FileNotFoundError):  # another process did it first
-                put_aside(path, problem)
+            with locked(path), contextlib.suppress(FileNotFoundError):  # another process did it first
+                if _age(path) == age:  # else it has been made again meanwhile
+                    put_aside(path, problem)
             continue
         if result is not None:
             yield result

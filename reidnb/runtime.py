@@ -4,7 +4,6 @@ import contextlib
 import copy
 import ctypes
 import functools
-import logging
 import os
 import platform
 import subprocess
@@ -18,7 +17,6 @@ from reidnb import __version__
 from reidnb.files import atomic_write, put_aside
 
 M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # of malloc.h
-log = logging.getLogger("reidnb")
 
 
 class TrainingDiverged(RuntimeError):
@@ -47,10 +45,11 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
 
 
 def precision(device: torch.device) -> str:
-    """ "bf16" where the hardware multiplies it: CUDA, and CPUs with AVX512-BF16 or AMX; elsewhere "fp32"."""
+    """ "bf16" where the hardware multiplies it: GPUs from Ampere on, CPUs with AVX512-BF16 or AMX; elsewhere "fp32",
+    and everywhere where the environment has REIDNB_FP32."""
     cpu = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    fast = device.type == "cuda" or device.type == "cpu" and "REIDNB_FP32" not in os.environ and bool(cpu())
-    return "bf16" if fast else "fp32"
+    can = {"cpu": cpu, "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False)}.get(device.type)
+    return "bf16" if can and "REIDNB_FP32" not in os.environ and can() else "fp32"
 
 
 def autocast(device: torch.device) -> torch.autocast:

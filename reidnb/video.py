@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from reidnb.batches import make_batch
@@ -312,7 +313,7 @@ def merge_rankings(distances: np.ndarray, lengths, how: str = "mean") -> np.ndar
         raise ValueError(f"how must be 'mean', 'nearest' or 'ranks', got {how!r}")
     values = np.asarray(distances, np.float64)
     if how == "ranks":
-        values = values.argsort(1, kind="stable").argsort(1, kind="stable").astype(np.float64)
+        values = rankdata(values, axis=1) - 1  # of equal distances each has their mean place
     values = values**2 if how == "mean" else values
     lengths = np.asarray(lengths)
     some, merged = lengths > 0, np.zeros((len(lengths), values.shape[1]))

@@ -9,15 +9,18 @@ seconds to import, is needed only where there is something to embed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from reidnb.datasets import decode, pictures_below
+from reidnb.datasets.cache import in_threads
 from reidnb.files import at_home, atomic_write, cache_root, digest, locked, passing, put_aside
 
 if TYPE_CHECKING:
@@ -88,7 +91,8 @@ def of_run(result: Result, device: str | None = None) -> Embedder:
     """A trained network as `experiments.run` gives it."""
 
     def embed(files):
-        return result.embed(np.stack([decode(file, result.recipe.size) for file in files]), device)
+        pictures = in_threads(partial(decode, size=result.recipe.size), files)
+        return result.embed(np.stack([*pictures]), device)
 
     return Embedder(result.key, embed)
 
@@ -189,7 +193,8 @@ def _load(path):
     except Exception as problem:  # zipfile and numpy raise many kinds for a damaged file
         if passing(problem):
             raise
-        put_aside(path, problem)
+        with contextlib.suppress(FileNotFoundError):  # another process did it first
+            put_aside(path, problem)
     return {}
 
 

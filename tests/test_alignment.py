@@ -431,3 +431,9 @@ def test_errors_say_what_was_got_and_what_was_wanted():
             shortest_path(wrong)
     with pytest.raises(ValueError, match="block must be a whole number from 1 on, got int 0"):
         local_distance_matrix(x, x, block=0)
+
+
+def test_beside_nobody_nothing_pulls():
+    x = torch.randn(3, 4, 5, requires_grad=True)
+    local_distances(x, torch.zeros(0, 4, 5)).sum().backward()
+    assert (x.grad == 0).all()

@@ -1,6 +1,7 @@
 """Hostile input: pictures, tables, labels and names as they come from the wild. Each gives the right value, or an error
 in words: what was got, what was wanted, what to do; never a silent wrong value, never a word from inside a library."""
 
+import errno
 import warnings
 from types import SimpleNamespace
 
@@ -432,3 +433,20 @@ def test_a_dataset_of_ones_own():
         check_protocol(
             SimpleNamespace(name="mine", query=Split(**pieces(pids=[1, 2, 3], camids=[-1, 0, 1])), gallery=other)
         )
+
+
+def test_a_pair_is_not_counted_at_once():
+    with pytest.raises(ValueError, match="counted one by one: market1501 and synthetic"):
+        published.check_counts("market1501->synthetic")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "Too many open files"), PermissionError()])
+def test_what_passes_is_no_broken_picture(error, monkeypatch):
+    """Who is told to copy a file again that is whole copies it for nothing."""
+
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(Image, "open", fails)
+    with pytest.raises(type(error)):
+        decode("a.jpg", (64, 32))

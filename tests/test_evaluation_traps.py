@@ -8,7 +8,8 @@ import pytest
 import torch
 from test_evaluation import random_features, slow_ap
 
-from reidnb.evaluation import euclidean_distances, evaluate, evaluate_features
+from reidnb.alignment import local_distance_matrix
+from reidnb.evaluation import euclidean_distances, evaluate, evaluate_features, rerank
 
 # ---- traps ----------------------------------------------------------------------------------------------------------
 
@@ -283,3 +284,22 @@ def test_near_duplicates_far_from_the_origin():
     x = 1e4 + rng.normal(size=(40, 16))
     true = np.sqrt(((x[:, None] - x) ** 2).sum(2))
     np.testing.assert_allclose(euclidean_distances(x, x), true, rtol=1e-10, atol=1e-10)  # 1e-16 x 1e4, and a root
+
+
+def test_autocast_changes_no_distance():
+    """A product of the last columns, written apart, must not fall to bf16 where the caller's network runs so."""
+    x, y = torch.randn(40, 24, generator=torch.Generator().manual_seed(0)), torch.randn(21, 24)
+    y[16] = y[0]  # in the last, incomplete tile
+    ids = np.arange(40) % 7 + 1, np.arange(21) % 7 + 1, np.zeros(40, int), np.ones(21, int)
+    stripes = x.reshape(40, 4, 6), y.reshape(21, 4, 6)
+
+    def all_of_it():
+        plain = euclidean_distances(x, y)
+        return plain, rerank(x, y, 5, 3), evaluate_features(x, y, *ids).ap, local_distance_matrix(*stripes)
+
+    wanted = all_of_it()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = all_of_it()
+    for new, old in zip(found, wanted):
+        np.testing.assert_array_equal(np.asarray(new), np.asarray(old))
+    assert (found[0][:, 0] == found[0][:, 16]).all()

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -390,3 +391,19 @@ def test_require_space(tmp_path, monkeypatch):
         files.require_space(tmp_path, 3 * 10**9, "the copies", "ask for less")
     with pytest.raises(OSError, match="^.Errno 28. what is to be kept there needs 3.0 GB"):  # said once
         files.kept(tmp_path / "x.npy", lambda aside: files.require_space(aside.parent, 3 * 10**9))
+
+
+class Pair(NamedTuple):
+    name: str
+    values: np.ndarray
+
+
+def test_named_tuples_and_views_have_digests_of_their_content():
+    long = np.arange(5000)
+    other = long.copy()
+    other[2500] = 0  # in the middle, which a repr leaves out
+    assert files.digest(Pair("a", long)) != files.digest(Pair("a", other))
+    assert files.digest(Pair("a", long)) == files.digest(Pair("a", long.copy()))
+    for array in (long[::-2], long.reshape(50, 100).T, np.array(3.0), np.array([], "U0"), np.array(["ä", "bc"])):
+        assert files.digest(array) == files.digest(array.copy())
+    assert files.digest(long[::-1]) != files.digest(long)

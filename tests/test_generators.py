@@ -278,9 +278,12 @@ def test_what_ships_says_what_it_is():
 
 def test_what_ships_is_taken_for_its_own_world_alone(elsewhere, monkeypatch):
     monkeypatch.setattr(styles, "train_stargan", lambda *_, **__: pytest.fail("trained"))
-    winter = SplitLike(np.zeros((12, 3, 64, 32), np.uint8), CAMIDS)
+    count = styles._about(styles.SHIPPED / "synthetic_winter-20.safetensors")["pictures"]
+    winter = SplitLike(np.zeros((count, 3, 64, 32), np.uint8), np.arange(count) % 3)
     found = load_or_train_generator(winter, "synthetic_winter", device="cpu")
     assert found.path.parent == styles.SHIPPED and found.plan == StarGAN()
     for other in ({"options": {"season": 2.0}}, {"seed": 1}, {"plan": PLAN}):
         with pytest.raises(pytest.fail.Exception):
             load_or_train_generator(winter, "synthetic_winter", device="cpu", **other)
+    with pytest.raises(pytest.fail.Exception):  # a part of the world, of which the generator has seen the rest
+        load_or_train_generator(SplitLike(winter.images[:40], winter.camids[:40]), "synthetic_winter", device="cpu")

@@ -407,19 +407,26 @@ def test_a_pair_is_trained_once_and_one_camera_is_none(elsewhere, monkeypatch):
 def test_what_ships_says_what_it_is(elsewhere, monkeypatch):
     for module, name in ((dcgan, "train_dcgan"), (ptgan, "train_ptgan")):
         monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("trained"))
-    empty = SimpleNamespace(images=np.zeros((12, 3, 64, 32), np.uint8), masks=np.zeros((12, 64, 32), np.uint8))
+    counts = [*keeping.about_of(keeping.SHIPPED / "dcgan-synthetic.safetensors")["pictures"]]
+    counts += keeping.about_of(keeping.SHIPPED / "ptgan-summer-to-winter-2.safetensors")["pictures"][:2]
+    empty, here, there = (
+        SimpleNamespace(images=np.zeros((n, 3, 64, 32), np.uint8), masks=np.zeros((n, 64, 32), np.uint8))
+        for n in counts
+    )
     pair = "synthetic_summer->synthetic_winter"
     found = [load_or_train_dcgan(empty, "synthetic", device="cpu")]
-    found += [load_or_train_ptgan(empty, empty, pair, plan=PTGAN(person=w), device="cpu") for w in keeping.PERSON]
+    found += [load_or_train_ptgan(here, there, pair, plan=PTGAN(person=w), device="cpu") for w in keeping.PERSON]
     others = set(keeping.SHIPPED.glob("pngan-*.safetensors"))  # tests/test_pose_generator.py has that
     assert {one.path for one in found} == set(keeping.SHIPPED.glob("*.safetensors")) - others
     for one in found:
         assert one.path.stat().st_size < 1_000_000 and one.history[-1]["step"] == one.plan.steps
         about = keeping.about_of(one.path)
-        assert set(about) == {"what", "history"} and json.dumps(about)
+        assert set(about) == {"what", "history", "pictures"} and json.dumps(about)
     for other in ({"options": {"world": 1}}, {"seed": 1}, {"plan": NOISE}):
         with pytest.raises(pytest.fail.Exception):
             load_or_train_dcgan(empty, "synthetic", device="cpu", **other)
+    with pytest.raises(pytest.fail.Exception):  # a part of the world, of which the generator has seen the rest
+        load_or_train_dcgan(SimpleNamespace(images=empty.images[:40]), "synthetic", device="cpu")
 
 
 def test_what_ships_is_in_the_key_of_who_learns_from_it():
@@ -475,3 +482,11 @@ def test_features_that_do_not_fit():
 
 def test_all_names_are_there():
     assert all(hasattr(generators, name) for name in generators.__all__)
+
+
+def test_clouds_that_are_no_numbers_have_no_distance():
+    odd = np.ones((3, 2))
+    odd[1, 0] = np.nan
+    for measure in (lambda: frechet_distance(odd, np.ones((3, 2))), lambda: diversity(odd)):
+        with pytest.raises(ValueError, match="finite numbers; [12] are NaN"):
+            measure()

@@ -1,5 +1,6 @@
 """What cannot be meant is refused in words, before a world is drawn or anything is trained."""
 
+import errno
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -180,3 +181,15 @@ def test_papers_and_claims_take_what_they_say(monkeypatch, tmp_path):
     (tmp_path / "runs.csv").mkdir()
     with pytest.raises(IsADirectoryError, match="runs.csv"):
         claims()
+
+
+def test_a_kept_run_is_loaded_where_nothing_can_be_removed(cache, monkeypatch):
+    """A cache on a read-only disk: to remove what is not there is an error there."""
+
+    def refuse(self, missing_ok=False):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    first = run("colour_histogram", "synthetic", train_identities=4, test_identities=4, distractors=0, junk=0)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    again = run("colour_histogram", "synthetic", train_identities=4, test_identities=4, distractors=0, junk=0)
+    assert again.key == first.key

@@ -272,3 +272,9 @@ def test_stripes_come_as_any_numbers():
     for kind in (whole.long(), whole.int().numpy(), whole.tolist(), whole.half()):
         assert torch.equal(alignment.local_distances(kind, whole), wanted)
     assert alignment.local_distances(whole.double(), whole).dtype == torch.float64
+
+
+def test_arrays_that_run_backwards_are_taken():
+    """torch refuses a negative stride; what it says of labels would contradict itself."""
+    features, labels = torch.randn(4, 3), np.array([1, 1, 0, 0])
+    assert losses.trihard_loss(features, labels[::-1]) == losses.trihard_loss(features, [0, 0, 1, 1])

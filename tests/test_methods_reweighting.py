@@ -70,3 +70,9 @@ def test_without_attributes_it_is_no_recipe():
     (term,) = [part for part in recipe("apr_reweighted").losses if part.key == "reweighted"]
     with pytest.raises(ValueError, match="attribute_logits"):
         Recipe("alone", losses=(term,))
+
+
+def test_a_question_alone_is_not_enough_to_weigh():
+    """`Attributes(question="hat")` answers one statement, and a head for all of them cannot hear it."""
+    with pytest.raises(ValueError, match="hears all .* statements of a dataset, and Attributes asks for 1 of them"):
+        Reweighting(4, 7, GROUPS)(Output(embedding=torch.randn(3, 4), attribute_logits=torch.randn(3, 1, 1)))

@@ -117,6 +117,18 @@ def test_pictures_become_jpeg_and_lines_become_png_of_few_colours(figure, ending
         assert abs(image.width - 144 * tight.width) <= 2 and abs(image.height - 144 * tight.height) <= 2  # rounding
 
 
+def test_a_rare_marker_keeps_its_colour():
+    """Median cut alone gives one blue marker among many green ones the green that says something else."""
+    figure, ax = plt.subplots()
+    for i in range(40):
+        ax.plot(np.linspace(0, 1, 9), np.full(9, i), color=plt.cm.viridis(i / 40))
+        ax.plot(np.random.default_rng(i).random(5), np.full(5, i), "o", color=plots.GREEN)
+    ax.plot([0.5], [20.5], "P", color=plots.BLUE)
+    found = np.asarray(Image.open(io.BytesIO(look.encode(figure)[0])).convert("RGB")).reshape(-1, 3)
+    blue = np.rint(255 * np.array(matplotlib.colors.to_rgb(plots.BLUE)))
+    assert (np.abs(found - blue).max(1) <= 1).sum() > 20, "a marker of some hundred pixels"
+
+
 def test_a_map_of_pictures_holds_pictures():
     figure, ax = plt.subplots()
     plots.picture_map(ax, [[0, 0], [1, 1], [0, 1]], PICTURES, [1, 2, 3])

@@ -346,7 +346,9 @@ def test_a_generator_is_trained_once_and_kept(tmp_path, monkeypatch):
 
 def test_what_ships_says_what_it_is(monkeypatch):
     monkeypatch.setattr(pngan, "train_pngan", lambda *_, **__: pytest.fail("trained"))
-    empty = SimpleNamespace(images=np.zeros((12, 3, 64, 32), np.uint8), pids=PIDS, keypoints=POINTS)
+    count = keeping.about_of(keeping.SHIPPED / "pngan-synthetic.safetensors")["pictures"][0]
+    pids, points = np.resize(PIDS, count), np.resize(POINTS, (count, *POINTS.shape[1:]))
+    empty = SimpleNamespace(images=np.zeros((count, 3, 64, 32), np.uint8), pids=pids, keypoints=points)
     found = load_or_train_pngan(empty, "synthetic", device="cpu")
     assert found.path.parent == keeping.SHIPPED and found.path.stat().st_size < 1_000_000
     assert found.history[-1]["step"] == found.plan.steps and found.extra["poses"].shape == (8, 14, 3)

@@ -86,7 +86,14 @@ def test_choose_device(monkeypatch):
 
 def test_precision(monkeypatch):
     monkeypatch.delenv("REIDNB_FP32", raising=False)
-    assert precision(torch.device("cuda")) == "bf16" and precision(torch.device("mps")) == "fp32"
+    assert precision(torch.device("mps")) == "fp32"
+    for emulated, name in ((False, "bf16"), (True, "fp32")):  # an older GPU emulates it, slower than float32
+
+        def supported(including_emulation=True, emulated=emulated):
+            return including_emulation or not emulated
+
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+        assert precision(torch.device("cuda")) == name
     for fast, name in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast, raising=False)
         assert precision(CPU) == name

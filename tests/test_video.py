@@ -331,3 +331,8 @@ def test_merging_squared_distances_ranks_as_the_mean_feature_does(lengths, seed)
         wanted = ((centre - gallery) ** 2).sum(1) + ((some - centre) ** 2).sum(1).mean()
         np.testing.assert_allclose(row, wanted)
         assert (np.argsort(row) == np.argsort(-(gallery @ unit(centre)))).all()
+
+
+def test_equal_distances_share_their_places():
+    """Where all distances are equal nobody is ahead, whoever stands first."""
+    assert len(set(video.merge_rankings(np.zeros((4, 6)), [2, 2], "ranks").ravel())) == 1

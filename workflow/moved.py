@@ -71,19 +71,21 @@ def results(pair: str, profile: str):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pairs", nargs="*", help="by default all: " + ", ".join(PAIRS))
+    parser.add_argument("pairs", nargs="*", metavar="PAIR", choices=[*PAIRS, []], help="all, or: " + ", ".join(PAIRS))
     table, same = pd.read_csv(FILE) if FILE.exists() else pd.DataFrame(), ["dataset", "copies", "seed"]
     for pair in parser.parse_args().pairs or PAIRS:
         try:
-            for words, result in results(pair, PAIRS[pair]):
-                row = {"dataset": pair, "copies": words, "seed": result.seed, "key": result.key}
-                row |= {"mAP": round(result.scores.mAP, 5), "rank1": round(float(result.scores.rank1), 5)}
-                table = pd.concat([table, pd.DataFrame([row])]).drop_duplicates(same, keep="last")
-                table = table.sort_values(["dataset", "seed"], kind="stable")
-                atomic_write(FILE, lambda file, table=table: table.to_csv(file, index=False, lineterminator="\n"))
-                print(row, flush=True)
+            open_dataset(pair, size=SIZE)
         except FileNotFoundError as missing:
             print(f"{pair} is left out: {missing}", flush=True)
+            continue
+        for words, result in results(pair, PAIRS[pair]):
+            row = {"dataset": pair, "copies": words, "seed": result.seed, "key": result.key}
+            row |= {"mAP": round(result.scores.mAP, 5), "rank1": round(float(result.scores.rank1), 5)}
+            table = pd.concat([table, pd.DataFrame([row])]).drop_duplicates(same, keep="last")
+            table = table.sort_values(["dataset", "seed"], kind="stable")
+            atomic_write(FILE, lambda file, table=table: table.to_csv(file, index=False, lineterminator="\n"))
+            print(row, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 aligned -> reidnb/results/partial.csv, three seeds each: of the built-in world from each start, and of Market-1501 under
 `laptop` where its folder is given.
 
-    python workflow/partial.py [--root FOLDER [--large]] [--seeds 3]
+    python workflow/partial.py [--root FOLDER] [--large] [--seeds 3] [--recipes ide baseline aligned]
 
 --large: of Market-1501 alone, by the network and the pictures of `photo`, eight epochs in place of its twenty (a
-quarter of an hour a run on one core). The rows of a run are written when they are made, and not made again."""
+half of an hour a run on one core). The rows of a run are written when they are made, and not made again."""
 
 import argparse
 import itertools
@@ -39,13 +39,14 @@ def main():
     parser.add_argument("--root", help="the folder of Market-1501, for its rows too")
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--recipes", nargs="+", default=NETWORKS, choices=NETWORKS)
     args = parser.parse_args()
     where = [("synthetic", "full", start, changes, {}) for start, changes in STARTS.items()]
     where += [("market1501", "laptop", "distilled", {}, {"root": args.root})] if args.root else []
     if args.large:
         where = [("market1501", "photo", "ImageNet", LARGE, {"root": args.root} if args.root else {})]
     for dataset, profile, start, changes, options in where:
-        for seed, name in itertools.product(range(args.seeds), NETWORKS):
+        for seed, name in itertools.product(range(args.seeds), args.recipes):
             result = run(name, dataset, profile, seed, **changes, **options)
             table = pd.read_csv(FILE) if FILE.exists() else pd.DataFrame(columns=["key"])
             if result.key in set(table.key):

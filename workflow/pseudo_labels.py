@@ -17,6 +17,7 @@ from reidnb.datasets import open_dataset
 from reidnb.experiments import run
 from reidnb.files import atomic_write
 from reidnb.ledger import RESULTS
+from reidnb.recipes import recipe
 from reidnb.runtime import choose_device, circumstances
 
 FILE = RESULTS / "pseudo_labels.csv"
@@ -48,7 +49,7 @@ def rows_of(pair: str, seed: int, by_camera: bool, rounds: int):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pairs", nargs="*", help="by default all: " + ", ".join(PAIRS))
+    parser.add_argument("pairs", nargs="*", metavar="PAIR", choices=[*PAIRS, []], help="all, or: " + ", ".join(PAIRS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=8)
     args = parser.parse_args()
@@ -56,14 +57,16 @@ def main():
     kinds = [(seed, by) for by in (True, False) for seed in args.seeds if by or not seed]
     for pair, (seed, by_camera) in ((pair, kind) for pair in args.pairs or PAIRS for kind in kinds):
         try:
-            for row in rows_of(pair, seed, by_camera, args.rounds):
-                row |= circumstances(choose_device())
-                table = pd.concat([table, pd.DataFrame([row])], ignore_index=True).drop_duplicates(SAME, keep="last")
-                table = table.sort_values(SAME, ignore_index=True)
-                atomic_write(FILE, lambda file, table=table: table.to_csv(file, index=False, lineterminator="\n"))
-                print({name: row[name] for name in (*SAME, "mAP", "camera_mAP")}, flush=True)
+            open_dataset(pair, size=recipe("direct", PAIRS[pair]).size)
         except FileNotFoundError as missing:
             print(f"{pair} is left out: {missing}", flush=True)
+            continue
+        for row in rows_of(pair, seed, by_camera, args.rounds):
+            row |= circumstances(choose_device())
+            table = pd.concat([table, pd.DataFrame([row])], ignore_index=True).drop_duplicates(SAME, keep="last")
+            table = table.sort_values(SAME, ignore_index=True)
+            atomic_write(FILE, lambda file, table=table: table.to_csv(file, index=False, lineterminator="\n"))
+            print({name: row[name] for name in (*SAME, "mAP", "camera_mAP")}, flush=True)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,8 @@ def open_dataset(
         Market-1501, 256 x 128 for the others.
     world: which of a drawn dataset's worlds, each with other people (and, but for summer and winter, other cameras): a
         seed of an experiment is a world. Photographs have one, and take no notice.
-    partial: up to which share of height and width is cut off query and gallery pictures, by lot (`datasets.partial`).
+    partial: up to which share of height and width is cut off query and gallery pictures, by lot and into memory
+        (`datasets.partial`).
     options: what the dataset has of its own: the dials and counts of the built-in world (misalignment=2.0,
         train_identities=40), or those of its reader in `layouts` (images="labeled" for cuhk03).
 

@@ -86,12 +86,10 @@ def true_styles(name: str, size: tuple[int, int], options: dict, split: str = "t
         world = make_world(options)
         shots, cameras = world.shots[split], range(len(world.cameras))
         cache.require_room(aside, len(shots) * len(cameras), world.size)
-        copies = np.lib.format.open_memmap(aside, "w+", np.uint8, (len(shots), len(cameras), 3, *world.size))
         drawings = (synthetic.draw(world, replace(shot, camid=camera)) for shot in shots for camera in cameras)
         drawings = cache.progress(drawings, len(shots) * len(cameras), f"drawing {name} by every camera")
-        for i, drawing in enumerate(drawings):
-            copies[divmod(i, len(cameras))] = drawing.image.transpose(2, 0, 1)
-        copies.flush()
+        shape = len(shots), len(cameras), 3, *world.size
+        cache.write_arrays([aside], [shape], ((drawing.image.transpose(2, 0, 1),) for drawing in drawings))
 
     file = f"truth-{name}-{split}-{files.digest([SOURCE, sorted(options.items())])}.npy"
     opened = {}

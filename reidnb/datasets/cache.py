@@ -135,6 +135,8 @@ def decode(source: str | Path | Image.Image, size: tuple[int, int], box: np.ndar
                 image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)  # Pillow's filters antialias
             return np.asarray(image).transpose(2, 0, 1)
     except Exception as error:  # Pillow raises many kinds for a broken file
+        if files.passing(error):
+            raise
         why = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
         there = not isinstance(error, FileNotFoundError)
         remedy = "Copy it again from where it came, or save it as 8-bit RGB" if there else "Is its path written right?"

@@ -1,4 +1,4 @@
-"""The datasets' own layouts on disk: what lies where, and what a file name or a list says. Nothing is decoded here.
+"""The datasets' own layouts on disk: what lies where, what a file name or a list says. Nothing is decoded here.
 
 Each reader takes the dataset's folder, and its options as keywords, and returns a `Listing` per split: "train",
 "query", "gallery" and, where there is one, "multi_query". Images keep the order of the sorted file names or of the
@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from reidnb.files import passing
 
 
 @dataclass(frozen=True)
@@ -234,12 +236,11 @@ def cuhk03_image(folder: Path, file: str) -> Image.Image:
     try:
         with _hdf5().File(path, "r") as mat:
             cells = mat[np.ravel(mat[images])[pair - 1]]
-            pixels = mat[cells[index - 1, person - 1]][:].T  # Matlab's axes come reversed: (3, W, H) -> (H, W, 3)
-            return Image.fromarray(np.ascontiguousarray(pixels))
+            return Image.fromarray(np.ascontiguousarray(mat[cells[index - 1, person - 1]][:].T))  # Matlab: (3, W, H)
     except Exception as error:
-        raise ValueError(
-            f"cannot read the image {file} of {path} ({error}). Copy it again from where it came"
-        ) from error
+        if passing(error):
+            raise
+        raise ValueError(f"cannot read {file} of {path} ({error}). Copy it again from where it came") from error
 
 
 def msmt17(folder: Path) -> dict[str, Listing]:

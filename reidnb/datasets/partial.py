@@ -24,7 +24,8 @@ def cut(dataset: ReIDDataset, twice: ReIDDataset, share: float) -> ReIDDataset:
     """`dataset` with its query and gallery pictures cut from those of `twice`, the same opened at twice the size.
 
     Of each picture's height and width up to `share` is cut off, by lot, and what is left, somewhere in it, is scaled to
-    the dataset's size. Training pictures stay whole. Masks and key points of what was cut are left out.
+    the dataset's size. Training pictures stay whole. Masks and key points of what was cut are left out. The pieces
+    lie in memory, and are cut anew each time the dataset is opened (a third of a millisecond each).
     """
     height, width = dataset.query.images.shape[2:]
     splits = {}

@@ -37,6 +37,8 @@ def check_counts(name: str, root: str | Path | None = None, **options) -> pd.Dat
     published). Distractors (0) and junk (-1) count as images, not as identities.
     """
     check_name(name)
+    if "->" in name:
+        raise ValueError(f"a pair of domains is counted one by one: {' and '.join(name.split('->', 1))}; got {name!r}")
     if name in builtin.WORLDS:
         dataset = builtin.open_drawn(name, options.pop("size", None), options)
         splits = {split: getattr(dataset, split) for split in ("train", "query", "gallery")}

@@ -95,11 +95,13 @@ def _is_whole(values):
 
 
 def squared_distances(x, y, squares_x, squares_y, out):
-    """Squared distances of a block of rows x to all of y, into `out`; near-duplicates recomputed from differences."""
-    _expanded(x, y, squares_x, squares_y, out)
-    if out.numel() and out.amin() < 1e-3 * (squares_x.max() + squares_y.max()):
-        _mend_near_duplicates(out, x, y, 1e-3 * (squares_x[:, None] + squares_y))
-    return out.clamp_(min=0)
+    """Squared distances of a block of rows x to all of y, into `out`, under autocast too in their own precision;
+    near-duplicates recomputed from differences."""
+    with torch.autocast(x.device.type, enabled=False):
+        _expanded(x, y, squares_x, squares_y, out)
+        if out.numel() and out.amin() < 1e-3 * (squares_x.max() + squares_y.max()):
+            _mend_near_duplicates(out, x, y, 1e-3 * (squares_x[:, None] + squares_y))
+        return out.clamp_(min=0)
 
 
 def _expanded(x, y, squares_x, squares_y, out):

@@ -47,19 +47,21 @@ def load_or_train(
 
     train(checkpoint) -> generator, history, arrays by name; build() -> a generator without its weights. Weights are
     kept in half precision. `pictures`: what it learns from, one array or more; `code`: a digest of the code that trains
-    it.
+    it. What ships serves as many pictures as it learned from: a part of a dataset has a generator of its own.
     """
+    counts = [len(part) for part in pictures]
     what = {"kind": kind, "dataset": name, "options": options or {}, "size": list(pictures[0].shape[2:]), "seed": seed}
     what = json.loads(json.dumps(what | {"plan": asdict(plan)}, default=str))
     for path in kept_files(SHIPPED, f"{kind}-*.safetensors"):
-        if about_of(path)["what"] == what:
+        about = about_of(path)
+        if about["what"] == what and about["pictures"] == counts:
             return _load(path, plan, build)
 
     def make(path):
         generator, history, arrays = train(checkpoint)
         state = {f"net.{k}": v.half().contiguous().cpu() for k, v in generator.state_dict().items()}
         state |= {f"extra.{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
-        said = {"what": what, "history": history}
+        said = {"what": what, "history": history, "pictures": counts}
         safetensors.torch.save_file(state, path, {k: json.dumps(v) for k, v in said.items()})
         checkpoint.unlink(missing_ok=True)
 

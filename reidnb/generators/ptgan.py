@@ -92,7 +92,7 @@ def build_nets(plan: PTGAN) -> nn.ModuleDict:
     return nn.ModuleDict(movers | {name: PatchCritic(plan.critic_width) for name in ("there", "here")})
 
 
-def generator_terms(nets: nn.ModuleDict, source, target, source_masks, target_masks, plan: PTGAN) -> dict:
+def generator_terms(nets: nn.ModuleDict, source, target, source_masks, target_masks, plan: PTGAN) -> tuple:
     """What both generators minimise, weighted and by name (PTGAN, eq. 1 to 3, with least squares for the critics), and
     what they painted: terms, (moved, moved back)."""
     _learn(nets, False)

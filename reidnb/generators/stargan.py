@@ -7,8 +7,8 @@ The generator is given a picture and the number of a camera; the discriminator s
 which camera took it. Nobody has to know who is on the pictures: of an unlabelled target, cameras are all that is known.
 """
 
-import logging
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,6 @@ from torch import nn
 from reidnb.generators.descent import SIDES, descend, train_against
 from reidnb.runtime import choose_device
 from reidnb.values import Count, Positive, Share, Weight, value
-
-log = logging.getLogger("reidnb")
 
 
 @value
@@ -151,21 +149,29 @@ def train_stargan(
         }
     ).to(device, memory_format=torch.channels_last)
 
-    def one_step(rng, optimizers):
-        for _ in range(plan.critic):
-            chosen = rng.integers(0, len(images), plan.batch)
-            real = to_pictures(images, chosen, device, flip=rng.random(plan.batch) < 0.5)
-            took = torch.as_tensor(np.asarray(camids)[chosen], device=device)
-            asked = torch.as_tensor(rng.integers(0, cameras, plan.batch), device=device)
-            mix = torch.as_tensor(rng.random((plan.batch, 1, 1, 1)), dtype=torch.float32, device=device)
-            terms = critic_terms(nets, real, took, asked, mix, plan)
-            descend(optimizers["critic"], terms)
-        painted = generator_terms(nets, real, took, asked, plan)
-        descend(optimizers["generator"], painted)
-        return terms | painted
-
-    average, history, _ = train_against("StarGAN", nets, SIDES, one_step, plan, seed, checkpoint, every)
+    average, history, _ = train_against(
+        "StarGAN", nets, SIDES, partial(one_step, nets, images, camids, plan), plan, seed, checkpoint, every
+    )
     return average["generator"], history
+
+
+def one_step(
+    nets: nn.ModuleDict, images, camids, plan: StarGAN, rng: np.random.Generator, optimizers: dict, more=None
+) -> dict[str, torch.Tensor]:
+    """A step of training: `plan.critic` of the critic, one of the generator -> the terms by name. more(real, took)
+    gives the generator further terms."""
+    cameras, device = nets["generator"].cameras, next(nets.parameters()).device
+    for _ in range(plan.critic):
+        chosen = rng.integers(0, len(images), plan.batch)
+        real = to_pictures(images, chosen, device, flip=rng.random(plan.batch) < 0.5)
+        took = torch.as_tensor(np.asarray(camids)[chosen], device=device)
+        asked = torch.as_tensor(rng.integers(0, cameras, plan.batch), device=device)
+        mix = torch.as_tensor(rng.random((plan.batch, 1, 1, 1)), dtype=torch.float32, device=device)
+        terms = critic_terms(nets, real, took, asked, mix, plan)
+        descend(optimizers["critic"], terms)
+    painted = generator_terms(nets, real, took, asked, plan) | (more(real, took) if more else {})
+    descend(optimizers["generator"], painted)
+    return terms | painted
 
 
 def critic_terms(nets: nn.ModuleDict, real, took, asked, mix, plan: StarGAN) -> dict[str, torch.Tensor]:

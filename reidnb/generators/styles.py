@@ -49,15 +49,16 @@ def load_or_train_generator(
     what = {"dataset": name, "options": options or {}, "size": list(split.images.shape[2:]), "seed": seed}
     what = json.loads(json.dumps(what | {"plan": asdict(plan)}, default=str))
     for path in kept_files(SHIPPED, "*.safetensors"):
-        if _about(path)["what"] == what:
+        about = _about(path)
+        if about["what"] == what and about["pictures"] == len(split):  # a part of a dataset has one of its own
             return _load(path)
 
     def train(path):
         checkpoint = home.with_suffix(".checkpoint")
         generator, history = train_stargan(split.images, split.camids, plan, seed, device, checkpoint)
-        about = {"what": json.dumps(what), "history": json.dumps(history), "cameras": str(generator.cameras)}
+        about = {"what": what, "history": history, "cameras": generator.cameras, "pictures": len(split)}
         state = {k: v.half().contiguous().cpu() for k, v in generator.state_dict().items()}
-        safetensors.torch.save_file(state, path, about)
+        safetensors.torch.save_file(state, path, {name: json.dumps(said) for name, said in about.items()})
         checkpoint.unlink(missing_ok=True)
 
     place = choose_device(device)
@@ -90,12 +91,16 @@ def kept_copies(split, cameras: int, paint: Callable[[int], np.ndarray], told: s
     painted once and kept; `told`: a digest of who paints."""
 
     def fill(path):
-        shape = (len(split), cameras, *split.images.shape[1:])
+        shape, size = (len(split), cameras, *split.images.shape[1:]), int(np.prod(split.images.shape[1:]))
         require_space(path.parent, int(np.prod(shape)))
-        out = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-        for camera in range(cameras):
-            out[:, camera] = paint(camera)
-        out.flush()
+        with open(path, "wb") as file:  # plain writes: on a full disk a map would kill the process
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            start = file.tell()
+            for camera in range(cameras):
+                for row, image in enumerate(paint(camera)):
+                    file.seek(start + (row * cameras + camera) * size)
+                    file.write(np.ascontiguousarray(image).data)
 
     told = digest(told, split.images.shape, _digest_of_pictures(split))
     path = kept(cache_root() / "styles" / f"copies-{told}.npy", fill)

@@ -9,7 +9,7 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
 
     FID takes Inception's features; of others the number has another scale, and only an order means something. It grows
     where pictures are few: compare clouds of one size, and with the distance of two halves of the real ones. ValueError
-    for fewer than two rows or for unequal D.
+    for fewer than two rows, unequal D, or NaN.
     """
     x, y = _clouds(x, y)
     (m, c), (n, d) = ((part.mean(0), np.atleast_2d(np.cov(part, rowvar=False))) for part in (x, y))
@@ -44,4 +44,6 @@ def _clouds(x, y):
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
         raise ValueError(f"features (N, D) and (M, D) of two pictures or more each; got {x.shape} and {y.shape}")
+    if odd := sum(int((~np.isfinite(part)).sum()) for part in (x, y)):
+        raise ValueError(f"features must be finite numbers; {odd} are NaN or infinite")
     return x, y

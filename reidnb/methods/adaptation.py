@@ -15,7 +15,7 @@ from torch import nn
 
 from reidnb import evaluation, losses
 from reidnb.batches import Styled, fakes, with_copies
-from reidnb.datasets import open_dataset, true_styles
+from reidnb.datasets import is_drawn, open_dataset, true_styles
 from reidnb.generators.camera_pairs import all_pair_styles, load_or_train_pairs
 from reidnb.generators.styles import all_styles, load_or_train_generator
 from reidnb.methods.metric import over_branches
@@ -107,10 +107,10 @@ def _styled(split, name, options, styles, copies, device) -> Styled:
             drawn = np.where(person == (styles == "truth_person"), drawn, split.images[:, None])
         return Styled(split.images, split.camids, drawn)
     place = {option: given for option, given in options.items() if option != "world"}  # cameras, whoever passes them
+    learned_from = open_dataset(name, size=split.images.shape[2:], **place).train if is_drawn(name) else split
     if styles == "cyclegan":
-        learned_from = open_dataset(name, size=split.images.shape[2:], **place).train
         return all_pair_styles(split, load_or_train_pairs(learned_from, name, place, device=device), device)
-    return all_styles(split, load_or_train_generator(split, name, place, device=device), device)
+    return all_styles(split, load_or_train_generator(learned_from, name, place, device=device), device)
 
 
 # ---------------------------------------------------------------------------------------------------------- loss terms

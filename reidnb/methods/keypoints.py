@@ -176,7 +176,8 @@ def find_points(net: PoseNet, images: np.ndarray, device: str | torch.device = "
 def kept_pose_network(data, device: str | torch.device = "cpu") -> PoseNet:
     """The PoseNet of a dataset's training pictures, trained once and kept in the cache."""
     code, torch_version = source_of(train_pose_network), torch.__version__.split("+")[0]
-    name = digest([code, torch_version, data.fingerprint, data.train.images.shape, torch.device(device).type])
+    seen = data.train.images, data.train.keypoints  # not the fingerprint: a dataset made by hand may have none
+    name = digest([code, torch_version, seen, torch.device(device).type])
     opened = []
 
     def make(file):

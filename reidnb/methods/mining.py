@@ -237,8 +237,9 @@ class BoundMatching:
         """Scores of the order by the "match" alone among each query's `top` nearest, and by "both", the global distance
         plus how sure the matcher is that they are two."""
         apart = evaluation.euclidean_distances(query["whole"], gallery["whole"])
-        nearest = np.argsort(apart, axis=1)[:, : self.settings.top]
-        alone, both = apart + 1e4, apart + 1.0
+        top = min(self.settings.top, apart.shape[1])
+        nearest = np.argpartition(apart, top - 1, axis=1)[:, :top]
+        alone, both = apart + np.float64(1e4), apart + np.float64(1)  # float32 would make distances equal up there
         theirs, device = torch.from_numpy(gallery["cells"]), trial.device
         for q, (near, ours) in enumerate(zip(nearest, torch.from_numpy(query["cells"]))):
             shown = theirs[near].to(device)

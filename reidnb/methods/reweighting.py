@@ -61,6 +61,11 @@ class Reweighting(nn.Module):
     def forward(self, output: Output) -> dict[str, torch.Tensor]:
         if "attribute_logits" not in output:
             raise ValueError("re-weighting needs attribute_logits: put Attributes() before ReweightedIdentity()")
+        if (asked := output.attribute_logits.shape[-1]) != self.groups[-1][1]:
+            raise ValueError(
+                f"re-weighting hears all {self.groups[-1][1]} statements of a dataset, and Attributes asks for {asked} "
+                "of them: leave out its question"
+            )
         with torch.autocast(output.embedding.device.type, enabled=False):
             said = probabilities(output.attribute_logits.float().mean(1), self.groups)
             said = self.trust(said).sigmoid() * said

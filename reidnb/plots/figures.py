@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import logging
 import os
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 
 from reidnb.files import atomic_write, cache_root
 
+LEVELS = np.array([2**16, 2**8, 1])  # red, green, blue as one number
 log = logging.getLogger("reidnb")
 
 # The three kinds of colour blindness tell any two of these apart: a test simulates them.
@@ -101,10 +103,30 @@ def encode(figure: Figure, jpeg_dpi: float = 110) -> tuple[bytes, str]:
         figure.savefig(buffer, dpi=jpeg_dpi, bbox_inches="tight", **how)
         return buffer.getvalue(), ".jpg"
     figure.savefig(buffer, format="png", dpi=144, bbox_inches="tight")
-    drawn = Image.open(buffer).convert("RGB").quantize(128)
+    drawn = _in_few_colours(Image.open(buffer).convert("RGB"))
     buffer = io.BytesIO()
     drawn.save(buffer, "PNG", optimize=True, dpi=(144, 144))
     return buffer.getvalue(), ".png"
+
+
+def _in_few_colours(drawn: Image.Image) -> Image.Image:
+    """A drawing in 128 colours: the sixteen greys that are most used, up to 48 other colours that are unlike each
+    other, so that a rare marker keeps the one that says what it stands for, and what median cut finds besides."""
+    from scipy.spatial import KDTree  # slow to import
+
+    used = [colour for _, colour in sorted(drawn.getcolors(drawn.width * drawn.height), reverse=True)]
+    coloured = [max(colour) - min(colour) > 24 for colour in used]
+    kept = [colour for colour, it_is in zip(used, coloured) if not it_is][:16]
+    for colour in itertools.compress(used, coloured):
+        if not kept or len(kept) < 64 and np.abs(np.array(kept) - colour).max(1).min() > 24:
+            kept.append(colour)
+    others = drawn.quantize(128 - len(kept)).getpalette()
+    palette = np.array([level for colour in kept for level in colour] + others, np.uint8).reshape(-1, 3)
+    entry = np.empty(2**24, np.uint8)  # the nearest of the palette; Pillow's own search is off by up to 3 levels
+    entry[np.array(used) @ LEVELS] = KDTree(palette).query(used)[1]
+    few = Image.fromarray(entry[np.asarray(drawn) @ LEVELS], "P")
+    few.putpalette(palette.tobytes())
+    return few
 
 
 def save(figure: Figure, name: str, dataset: str = "synthetic") -> Figure:

@@ -36,7 +36,9 @@ def diagram(boxes: dict, arrows, width: float = 9.0) -> Figure:
         look = {"arrowstyle": "-|>", "color": "0.35", "shrinkA": 1, "shrinkB": 2}
         ax.annotate("", end, start, arrowprops=look | sides, zorder=2)
         if words:
-            ax.text(*(start + end) / 2 - (0, 0.08), words[0], fontsize=7.5, ha="center", va="bottom", color="0.35")
+            look = {"fontsize": 7.5, "ha": "center", "va": "bottom", "color": "0.35", "zorder": 3}
+            look |= {"bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.5}}  # no arrow strikes words through
+            ax.text(*(start + end) / 2 - (0, 0.08), words[0], **look)
     ax.axis("off")
     figure.tight_layout(pad=0.2)
     return figure

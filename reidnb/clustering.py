@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from reidnb.datasets import ReIDDataset
 from reidnb.datasets.points import without_points
 from reidnb.evaluation import evaluate_features
-from reidnb.evaluation.reranking import neighbour_weights
+from reidnb.evaluation.reranking import neighbour_weights, shared_weights
 from reidnb.experiments import check_seed
 from reidnb.files import cache_root, digest, kept
 from reidnb.inference import embed
@@ -259,16 +259,12 @@ def _load(file: Path, model: ReIDModel, plan: Recipe) -> Stage:
 
 
 def _jaccard(own, columns, within):
-    """Of some pictures (M) to all, sparse (M, N), from the weights of each and those by column. Rows of weights sum to
-    1, so that the larger ones of two rows sum to 2 less the sum of the smaller ones."""
+    """Of some pictures (M) to all, sparse (M, N), from the weights of each and those by column."""
     from scipy import sparse
 
-    met = columns[own.indices]  # for each weight who else has one there
-    counts, n = np.diff(met.indptr), columns.shape[1]
-    row = np.repeat(np.arange(own.shape[0]), np.diff(own.indptr))
-    cells = np.repeat(row * n, counts) + met.indices
-    shared = np.bincount(cells, np.minimum(np.repeat(own.data, counts), met.data), own.shape[0] * n)
+    shared = shared_weights(own, columns).ravel()
     some = np.flatnonzero(shared)
-    apart = 1 - np.minimum(shared[some], 1) / (2 - np.minimum(shared[some], 1))
+    apart = 1 - shared[some] / (2 - shared[some])
     some, apart = some[apart <= within], apart[apart <= within]
-    return sparse.csr_array((apart.astype(np.float32), np.divmod(some, n)), shape=(own.shape[0], n))
+    places = np.divmod(some, columns.shape[1])
+    return sparse.csr_array((apart.astype(np.float32), places), shape=(own.shape[0], columns.shape[1]))

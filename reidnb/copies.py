@@ -27,7 +27,7 @@ from reidnb.generators import (
     restyle,
     shipped_painters,
 )
-from reidnb.generators.styles import PAINTED, SHIPPED
+from reidnb.generators.styles import PAINTED
 from reidnb.inference import embed
 from reidnb.network import ReIDModel, build_model
 from reidnb.recipes import recipe
@@ -110,33 +110,19 @@ def measure_styles(seed: int = 0, device=None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def ship_generators(device=None) -> None:
-    """Train the generators that ship with the package, where they are not there."""
-    for name, reconstruction in PAINTED:
-        data, plan = open_dataset(name, size=(64, 32)), StarGAN(reconstruction=reconstruction)
-        painter = load_or_train_generator(data.train, name, data.options, plan, device=device)
-        if painter.path.parent != SHIPPED:
-            SHIPPED.mkdir(exist_ok=True)
-            shutil.copy(painter.path, SHIPPED / f"{name}-{reconstruction:g}.safetensors")
-
-
-def ship_people(device=None) -> None:
-    """Train the generators of notebook 11 that ship with the package, where they are not there."""
-    place, summer, winter = keeping.SHIPPED, "synthetic_summer", "synthetic_winter"
-    source, target = (open_dataset(name, size=(64, 32)).train for name in (summer, winter))
-    people = open_dataset("synthetic", size=(64, 32)).train
-    found = {"dcgan-synthetic": load_or_train_dcgan(people, "synthetic", device=device)}
-    found["pngan-synthetic"] = load_or_train_pngan(people, "synthetic", device=device)
-    for weight in keeping.PERSON:
-        plan, name = PTGAN(person=weight), f"ptgan-summer-to-winter-{weight:g}"
-        found[name] = load_or_train_ptgan(source, target, f"{summer}->{winter}", plan=plan, device=device)
-    for name, kept in found.items():
-        if kept.path.parent != place:
-            place.mkdir(parents=True, exist_ok=True)
-            shutil.copy(kept.path, place / f"{name}.safetensors")
-
-
 def ship(device=None) -> None:
     """Train every generator that ships with the package where it is not there."""
-    ship_generators(device)
-    ship_people(device)
+    found, place, (summer, winter) = {}, keeping.SHIPPED, ("synthetic_summer", "synthetic_winter")
+    trains = {name: open_dataset(name, size=(64, 32)).train for name in ("synthetic", summer, winter)}
+    for name, weight in PAINTED:
+        plan = StarGAN(reconstruction=weight)
+        found[f"stargan-{name}-{weight:g}"] = load_or_train_generator(trains[name], name, plan=plan, device=device)
+    found["dcgan-synthetic"] = load_or_train_dcgan(trains["synthetic"], "synthetic", device=device)
+    found["pngan-synthetic"] = load_or_train_pngan(trains["synthetic"], "synthetic", device=device)
+    for weight in keeping.PERSON:
+        plan, pair = PTGAN(person=weight), (trains[summer], trains[winter], f"{summer}->{winter}")
+        found[f"ptgan-summer-to-winter-{weight:g}"] = load_or_train_ptgan(*pair, plan=plan, device=device)
+    for name, painter in found.items():
+        if painter.path.parent != place:
+            place.mkdir(parents=True, exist_ok=True)
+            shutil.copy(painter.path, place / f"{name}.safetensors")

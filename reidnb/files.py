@@ -77,12 +77,11 @@ def digest(*parts: object) -> str:
 def _content(part):
     """The part, with every array or tensor in it (in lists, tuples, dicts and dataclasses too) as its type, shape and
     hash; the part itself where there is none."""
-    if type(part) in (list, tuple):
+    if isinstance(part, (list, tuple)):
         within = [*map(_content, part)]
-        return part if all(new is old for new, old in zip(within, part)) else type(part)(within)
-    if isinstance(part, tuple) and type(part) is not tuple:  # a NamedTuple
-        within = [*map(_content, part)]
-        return part if all(new is old for new, old in zip(within, part)) else (type(part).__qualname__, within)
+        if all(new is old for new, old in zip(within, part)):
+            return part
+        return type(part)(within) if type(part) in (list, tuple) else (type(part).__qualname__, within)  # a NamedTuple
     if type(part) is dict:
         within = {key: _content(value) for key, value in part.items()}
         return part if all(within[key] is value for key, value in part.items()) else within

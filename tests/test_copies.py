@@ -153,27 +153,13 @@ def test_what_ships_is_trained_where_it_is_not_there(tmp_path, monkeypatch, cach
     trained = tmp_path / "cache" / "one.safetensors"
     trained.parent.mkdir(parents=True)
     trained.write_bytes(b"weights")
-    painter = generators.Painter(None, "synthetic_winter", generators.StarGAN(), [], trained)
-    asked = []
-    monkeypatch.setattr(copies, "SHIPPED", tmp_path / "shipped")
-    monkeypatch.setattr(copies, "open_dataset", lambda name, size: DATA)
-    monkeypatch.setattr(copies, "load_or_train_generator", lambda *given, **_: asked.append(given) or painter)
-    copies.ship_generators()
-    assert [(given[1], given[3].reconstruction) for given in asked] == list(copies.PAINTED)
-    names = sorted(path.name for path in (tmp_path / "shipped").iterdir())
-    assert names == sorted(f"{name}-{weight:g}.safetensors" for name, weight in copies.PAINTED)
-
-
-def test_people_that_ship_are_painted_where_they_are_not_there(tmp_path, monkeypatch, cache):
-    trained = tmp_path / "cache" / "one.safetensors"
-    trained.parent.mkdir(parents=True)
-    trained.write_bytes(b"weights")
     kept, asked = generators.Kept(None, "synthetic", None, [], {}, trained), []
     monkeypatch.setattr(copies.keeping, "SHIPPED", tmp_path / "shipped")
     monkeypatch.setattr(copies, "open_dataset", lambda name, size: DATA)
-    for name in ("load_or_train_dcgan", "load_or_train_ptgan", "load_or_train_pngan"):
+    kinds = ("generator", "dcgan", "ptgan", "pngan")
+    for name in [f"load_or_train_{kind}" for kind in kinds]:
         monkeypatch.setattr(copies, name, lambda *given, **how: asked.append((given, how)) or kept)
-    copies.ship_people(device="cpu")
+    copies.ship(device="cpu")
     names = {path.name for path in (tmp_path / "shipped").iterdir()}
-    real = copies.__file__.replace("copies.py", "generators/shipped/chapter11")
-    assert names == {path.name for path in Path(real).glob("*.safetensors")} and len(asked) == 4
+    real = copies.__file__.replace("copies.py", "generators/shipped")
+    assert names == {path.name for path in Path(real).glob("*.safetensors")} and len(asked) == 8

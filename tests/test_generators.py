@@ -18,6 +18,7 @@ from reidnb.generators import (
     all_styles,
     descent,
     gradient_penalty,
+    keeping,
     load_or_train_generator,
     restyle,
     shipped_painters,
@@ -246,7 +247,7 @@ def test_other_pictures_have_another_painter(elsewhere, monkeypatch):
 
 def test_the_fingerprint_is_of_the_weights_alone(elsewhere, monkeypatch):
     painter = load_or_train_generator(split(), "tiny", plan=PLAN, device="cpu")
-    monkeypatch.setattr(styles, "SHIPPED", painter.path.parent)
+    monkeypatch.setattr(keeping, "SHIPPED", painter.path.parent)
     before = styles_fingerprint()
     state = safetensors.torch.load_file(painter.path)
     safetensors.torch.save_file(state, painter.path, {"said": "1"})
@@ -271,17 +272,17 @@ def test_what_ships_says_what_it_is():
         assert painter.history[-1]["step"] == painter.plan.steps and painter.path.stat().st_size < 700_000
         with safetensors.safe_open(painter.path, "pt") as file:
             about = {name: json.loads(value) for name, value in file.metadata().items()}
-        assert set(about["what"]) == {"dataset", "options", "size", "seed", "plan"}, painter.path.name
-        assert about["cameras"] == painter.generator.cameras and not painter.generator.training
+        assert set(about["what"]) == {"kind", "dataset", "options", "size", "seed", "plan"}, painter.path.name
+        assert set(about) == {"what", "history", "pictures"} and not painter.generator.training
         json.dumps(painter.history)
 
 
 def test_what_ships_is_taken_for_its_own_world_alone(elsewhere, monkeypatch):
     monkeypatch.setattr(styles, "train_stargan", lambda *_, **__: pytest.fail("trained"))
-    count = styles._about(styles.SHIPPED / "synthetic_winter-20.safetensors")["pictures"]
-    winter = SplitLike(np.zeros((count, 3, 64, 32), np.uint8), np.arange(count) % 3)
+    count = keeping.about_of(keeping.SHIPPED / "stargan-synthetic_winter-20.safetensors")["pictures"][0]
+    winter = SplitLike(np.zeros((count, 3, 64, 32), np.uint8), np.arange(count) % 6)
     found = load_or_train_generator(winter, "synthetic_winter", device="cpu")
-    assert found.path.parent == styles.SHIPPED and found.plan == StarGAN()
+    assert found.path.parent == keeping.SHIPPED and found.plan == StarGAN()
     for other in ({"options": {"season": 2.0}}, {"seed": 1}, {"plan": PLAN}):
         with pytest.raises(pytest.fail.Exception):
             load_or_train_generator(winter, "synthetic_winter", device="cpu", **other)

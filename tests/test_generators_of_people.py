@@ -416,7 +416,7 @@ def test_what_ships_says_what_it_is(elsewhere, monkeypatch):
     pair = "synthetic_summer->synthetic_winter"
     found = [load_or_train_dcgan(empty, "synthetic", device="cpu")]
     found += [load_or_train_ptgan(here, there, pair, plan=PTGAN(person=w), device="cpu") for w in keeping.PERSON]
-    others = set(keeping.SHIPPED.glob("pngan-*.safetensors"))  # tests/test_pose_generator.py has that
+    others = {path for kind in ("pngan", "stargan") for path in keeping.SHIPPED.glob(f"{kind}-*")}  # tested elsewhere
     assert {one.path for one in found} == set(keeping.SHIPPED.glob("*.safetensors")) - others
     for one in found:
         assert one.path.stat().st_size < 1_000_000 and one.history[-1]["step"] == one.plan.steps

@@ -177,20 +177,23 @@ def _between(features, i, j):
 
 
 def _jaccard(weights, queries, block=16):
-    """Jaccard distances of queries to gallery (eq. 10), some rows at a time: yields (rows, distances).
-
-    Rows of weights sum to 1, so the larger weights sum to 2 - the sum of the smaller ones.  A smaller one
-    counts only where both are above 0, so each query visits the columns of its own weights.
-    """
+    """Jaccard distances of queries to gallery (eq. 10), some rows at a time: yields (rows, distances)."""
     columns = weights[queries:].T.tocsr()  # row c: the gallery images described by c
-    gallery = columns.shape[1]
     for start in range(0, queries, block):
         rows = slice(start, min(start + block, queries))
-        own = weights[rows]
-        met = columns[own.indices]
-        counts = np.diff(met.indptr)
-        query = np.repeat(np.arange(own.shape[0]), np.diff(own.indptr))
-        cells = np.repeat(query * gallery, counts) + met.indices
-        shared = np.bincount(cells, np.minimum(np.repeat(own.data, counts), met.data), own.shape[0] * gallery)
-        shared = np.minimum(shared, 1).reshape(-1, gallery)  # a sum of 1 may have been rounded up
+        shared = shared_weights(weights[rows], columns)
         yield rows, 1 - shared / (2 - shared)
+
+
+def shared_weights(own, columns) -> np.ndarray:
+    """The sum of the smaller of two images' weights, for some (M, N) and all others, (N, G) by column -> (M, G). Both
+    sparse, and an image's weights sum to 1, so that the larger ones of two sum to 2 less that.
+
+    A smaller one counts only where both are above 0, so each image visits the columns of its own weights.
+    """
+    met = columns[own.indices]
+    counts, others = np.diff(met.indptr), columns.shape[1]
+    row = np.repeat(np.arange(own.shape[0]), np.diff(own.indptr))
+    cells = np.repeat(row * others, counts) + met.indices
+    shared = np.bincount(cells, np.minimum(np.repeat(own.data, counts), met.data), own.shape[0] * others)
+    return np.minimum(shared, 1).reshape(-1, others)  # a sum of 1 may have been rounded up

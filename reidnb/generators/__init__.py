@@ -15,7 +15,7 @@ from reidnb.generators.ptgan import (
     train_ptgan,
 )
 from reidnb.generators.stargan import Discriminator, Generator, StarGAN, gradient_penalty, restyle, train_stargan
-from reidnb.generators.styles import Painter, all_styles, load_or_train_generator, shipped_painters, styles_fingerprint
+from reidnb.generators.styles import all_styles, load_or_train_generator, shipped_painters, styles_fingerprint
 from reidnb.generators.worth import diversity, frechet_distance, nearest_training
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "Kept",
     "Mover",
     "NoiseGenerator",
-    "Painter",
     "PatchCritic",
     "PoseGenerator",
     "StarGAN",

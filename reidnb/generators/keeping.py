@@ -15,7 +15,7 @@ from reidnb.generators.descent import train_against
 from reidnb.runtime import choose_device, precision
 from reidnb.sources import source_of
 
-SHIPPED = Path(__file__).with_name("shipped") / "chapter11"
+SHIPPED = Path(__file__).with_name("shipped")
 PERSON = (0.0, 2.0)  # of PTGAN ships, beside DCGAN: how heavily the person was held
 
 
@@ -55,7 +55,7 @@ def load_or_train(
     for path in kept_files(SHIPPED, f"{kind}-*.safetensors"):
         about = about_of(path)
         if about["what"] == what and about["pictures"] == counts:
-            return _load(path, plan, build)
+            return load_kept(path, plan, build)
 
     def make(path):
         generator, history, arrays = train(checkpoint)
@@ -72,16 +72,18 @@ def load_or_train(
     )
     home = cache_root() / "styles" / f"{kind}-{name.replace('->', '-to-')}-{told}.safetensors"
     checkpoint = home.with_suffix(".checkpoint")
-    return _load(kept(home, make), plan, build)
+    return load_kept(kept(home, make), plan, build)
 
 
-def weights_digest(folder: Path = SHIPPED, kind: str = "dcgan") -> str:
-    """Of what ships of a kind: of the weights alone, since a file orders what it says of itself as it likes."""
-    found = []
-    for path in kept_files(folder, f"{kind}-*.safetensors"):
-        state = safetensors.torch.load_file(path)
-        found.append(digest(*(state[name].numpy().tobytes() for name in sorted(state))))
-    return digest(*found)
+def weights_digest(kind: str = "dcgan") -> str:
+    """Of what ships of a kind."""
+    return digest(*map(digest_of_weights, kept_files(SHIPPED, f"{kind}-*.safetensors")))
+
+
+def digest_of_weights(path: Path) -> str:
+    """Of the weights alone, since a file orders what it says of itself as it likes."""
+    state = safetensors.torch.load_file(path)
+    return digest(*(state[name].numpy().tobytes() for name in sorted(state)))
 
 
 def about_of(path: Path) -> dict:
@@ -90,7 +92,8 @@ def about_of(path: Path) -> dict:
         return {name: json.loads(value) for name, value in file.metadata().items()}
 
 
-def _load(path, plan, build):
+def load_kept(path: Path, plan: object, build: Callable) -> Kept:
+    """A file that `load_or_train` wrote, into what `build()` gives."""
     about, state = about_of(path), safetensors.torch.load_file(path)
     generator = build()
     net = {k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")}

@@ -149,9 +149,8 @@ def train_stargan(
         }
     ).to(device, memory_format=torch.channels_last)
 
-    average, history, _ = train_against(
-        "StarGAN", nets, SIDES, partial(one_step, nets, images, camids, plan), plan, seed, checkpoint, every
-    )
+    step_of = partial(one_step, nets, images, camids, plan)
+    average, history, _ = train_against("StarGAN", nets, SIDES, step_of, plan, seed, checkpoint, every)
     return average["generator"], history
 
 

@@ -1,5 +1,4 @@
-"""Key points and masks on photographs: mediapipe's pose model, in a Python of its own, looks at every picture below a
-folder.
+"""Bodies on photographs: mediapipe's pose model, in a Python of its own, looks at every picture below a folder.
 
     find_keypoints("/data/Market-1501-v15.09.15", only=["bounding_box_train/*", "query/*"])
 

@@ -21,9 +21,7 @@ def test_a_diagram_has_a_box_for_each_name_and_an_arrow_for_each_pair():
     renderer = figure.canvas.get_renderer()
     places = {t.get_text(): t.get_bbox_patch().get_window_extent(renderer) for t in ax.texts if t.get_bbox_patch()}
     boxes, frame = [*places.values()], figure.bbox
-    assert {*places} == {"one", "two", "three", "by"}, (
-        "a word beside an arrow lies on white: nothing strikes it through"
-    )
+    assert {*places} == {"one", "two", "three", "by"}, "a word beside an arrow lies on white"
     assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes), "nothing is cut off"
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
     plt.close(figure)

@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage, BboxImage
 from PIL import Image
@@ -96,21 +97,22 @@ def holds_pictures(figure: Figure) -> bool:
 
 
 def encode(figure: Figure, jpeg_dpi: float = 110) -> tuple[bytes, str]:
-    """A figure as bytes, and the ending of its file: JPEG if it holds pictures, else PNG of 144 dpi and 128 colours."""
+    """A figure as bytes, and the ending of its file: JPEG if it holds pictures, else PNG of 144 dpi in few colours."""
     buffer = io.BytesIO()
     if holds_pictures(figure):
         how = {"format": "jpeg", "pil_kwargs": {"quality": 88}}
         figure.savefig(buffer, dpi=jpeg_dpi, bbox_inches="tight", **how)
         return buffer.getvalue(), ".jpg"
     figure.savefig(buffer, format="png", dpi=144, bbox_inches="tight")
-    drawn = _in_few_colours(Image.open(buffer).convert("RGB"))
+    shades = figure.findobj(lambda artist: isinstance(artist, (AxesImage, QuadMesh)))  # a heat map has many
+    drawn = _in_few_colours(Image.open(buffer).convert("RGB"), 128 if shades else 64)
     buffer = io.BytesIO()
     drawn.save(buffer, "PNG", optimize=True, dpi=(144, 144))
     return buffer.getvalue(), ".png"
 
 
-def _in_few_colours(drawn: Image.Image) -> Image.Image:
-    """A drawing in 128 colours: the sixteen greys that are most used, up to 48 other colours that are unlike each
+def _in_few_colours(drawn: Image.Image, most: int) -> Image.Image:
+    """A drawing in `most` colours: the sixteen greys that are most used, for half of them others that are unlike each
     other, so that a rare marker keeps the one that says what it stands for, and what median cut finds besides."""
     from scipy.spatial import KDTree  # slow to import
 
@@ -118,9 +120,9 @@ def _in_few_colours(drawn: Image.Image) -> Image.Image:
     coloured = [max(colour) - min(colour) > 24 for colour in used]
     kept = [colour for colour, it_is in zip(used, coloured) if not it_is][:16]
     for colour in itertools.compress(used, coloured):
-        if not kept or len(kept) < 64 and np.abs(np.array(kept) - colour).max(1).min() > 24:
+        if not kept or len(kept) < 16 + most // 2 and np.abs(np.array(kept) - colour).max(1).min() > 24:
             kept.append(colour)
-    others = drawn.quantize(128 - len(kept)).getpalette()
+    others = drawn.quantize(most - len(kept)).getpalette()
     palette = np.array([level for colour in kept for level in colour] + others, np.uint8).reshape(-1, 3)
     entry = np.empty(2**24, np.uint8)  # the nearest of the palette; Pillow's own search is off by up to 3 levels
     entry[np.array(used) @ LEVELS] = KDTree(palette).query(used)[1]

@@ -131,7 +131,7 @@ class Result:
 ARRAYS = ("scores", "features", "extra_scores", "state", "arrays")  # the rest is JSON
 LIGHT = ("about", "scores", "extra_scores")  # what a table needs: a hundredth of the whole
 # What numpy, zipfile and json raise for a file of which a part is lost or changed.
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError)
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, RuntimeError)
 
 
 def save(result: Result, path: Path) -> None:

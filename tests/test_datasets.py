@@ -180,14 +180,17 @@ def test_attribute_files_that_are_not_right(market, tmp_path):
 
 
 def test_option_names_are_what_open_dataset_takes():
-    assert option_names("market1501") == ("attributes", "partial") and option_names("msmt17") == ("partial",)
-    assert option_names("cuhk03") == ("images", "protocol", "trial", "partial")
-    assert option_names("folder") == ("split_seed", "partial")
+    assert option_names("market1501") == ("attributes", "train_identities", "partial")
+    assert option_names("msmt17") == ("train_identities", "partial")
+    assert option_names("cuhk03") == ("images", "protocol", "trial", "train_identities", "partial")
+    assert option_names("folder") == ("split_seed", "train_identities", "partial")
     world = option_names("synthetic")
     assert {"seed", "train_identities", "misalignment", "season", "partial"} <= set(world) and "size" not in world
     assert option_names("synthetic_summer->synthetic_winter") == world
-    assert option_names("synthetic->market1501") == ("partial",), "both are given what a pair is given"
-    assert option_names("market1501->dukemtmc") == ("attributes", "partial")
+    assert option_names("synthetic->market1501") == ("train_identities", "partial"), (
+        "both are given what a pair is given"
+    )
+    assert option_names("market1501->dukemtmc") == ("attributes", "train_identities", "partial")
 
 
 def test_which_datasets_come_with_attributes():

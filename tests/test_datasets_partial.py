@@ -1,4 +1,4 @@
-"""Queries and galleries of which a part is cut off."""
+"""Queries and galleries of which a part is cut off, and fewer people to learn from."""
 
 import fake_datasets as fake
 import numpy as np
@@ -67,3 +67,27 @@ def test_what_was_cut_is_not_drawn_anew():
     data = open_dataset("synthetic", size=(32, 16), **WORLD, partial=0.5)
     with pytest.raises(ValueError, match="synthetic with partial=0.5 was cut after it was drawn: open it whole"):
         redraw(data, "query", [0])
+
+
+def test_fewer_people_to_learn_from(tmp_path):
+    folder = fake.market1501(tmp_path / "Market-1501")
+    whole = open_dataset("market1501", root=folder, size=(32, 16))
+    assert len(np.unique(whole.train.pids)) == 2
+    few = {n: open_dataset("market1501", root=folder, size=(32, 16), train_identities=n) for n in (1, 2)}
+    for count, found in few.items():
+        people = np.unique(found.train.pids)
+        kept = np.isin(whole.train.pids, people)
+        assert len(people) == count and (found.train.images == whole.train.images[kept]).all()
+        assert (found.train.camids == whole.train.camids[kept]).all() and found.fingerprint != whole.fingerprint
+        assert (found.query.images == whole.query.images).all() and found.ids[1].tolist() == whole.ids[1].tolist()
+    assert set(few[1].train.pids) < set(few[2].train.pids), "fewer are among more"
+    again = open_dataset("market1501", root=folder, size=(32, 16), train_identities=2)
+    assert again.fingerprint == few[2].fingerprint != few[1].fingerprint
+    assert open_dataset("market1501", root=folder, size=(32, 16), **again.options).fingerprint == again.fingerprint
+
+
+@pytest.mark.parametrize("count", [0, -1, 10_000, 2.0, "all", True, None])
+def test_a_count_of_people_that_is_refused(tmp_path, count):
+    folder = fake.market1501(tmp_path / "Market-1501")
+    with pytest.raises(ValueError, match=r"market1501 has \d+ people to learn from: train_identities must be"):
+        open_dataset("market1501", root=folder, size=(32, 16), train_identities=count)

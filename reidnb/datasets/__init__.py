@@ -16,7 +16,7 @@ import numpy as np
 from reidnb.datasets.builtin import SIZE, WORLDS, open_drawn, options_of_worlds, redraw, true_styles
 from reidnb.datasets.cache import decode, pictures_below
 from reidnb.datasets.folders import LAYOUTS, open_folder, options_of
-from reidnb.datasets.partial import check_share, cut
+from reidnb.datasets.partial import check_share, cut, with_people
 from reidnb.datasets.splits import ReIDDataset, Split, check_protocol, relabel
 
 __all__ = [
@@ -57,8 +57,9 @@ def open_dataset(
         seed of an experiment is a world. Photographs have one, and take no notice.
     partial: up to which share of height and width is cut off query and gallery pictures, by lot and into memory
         (`datasets.partial`).
-    options: what the dataset has of its own: the dials and counts of the built-in world (misalignment=2.0,
-        train_identities=40), or those of its reader in `layouts` (images="labeled" for cuhk03).
+    options: train_identities=40, how many people there are to learn from (photographs: 40 of theirs, by lot); and what
+        the dataset has of its own: the other counts and the dials of the built-in world (misalignment=2.0), or those of
+        its reader in `layouts` (images="labeled" for cuhk03).
 
     A name of two, "source->target", is a pair of domains: train is the source's, query and gallery are the target's,
     and `target` holds the target's training images without identities (all -1) or other labels than cameras. The
@@ -84,7 +85,10 @@ def open_dataset(
             raise TypeError(f"{name} is drawn, not read from a folder: it has no root")
         dataset = open_drawn(name, size, options)
     else:
-        dataset = open_folder(name, root, size, options)
+        read = {option: value for option, value in options.items() if option != "train_identities"}
+        dataset = open_folder(name, root, size, read)
+        if "train_identities" in options:
+            dataset = with_people(dataset, options["train_identities"])
     found = check_protocol(dataset)
     if found["answerable"] < found["queries"]:
         warnings.warn(
@@ -116,7 +120,10 @@ def option_names(name: str) -> tuple[str, ...]:
     """The options that `open_dataset(name, ...)` takes besides root, size and world; of a pair those that both of it
     take, since they are given to both. ValueError for an unknown name."""
     check_name(name)
-    source, *target = (options_of_worlds() if part in WORLDS else options_of(part) for part in name.split("->", 1))
+    people = ("train_identities",)  # the worlds have it among their own
+    source, *target = (
+        options_of_worlds() if part in WORLDS else options_of(part) + people for part in name.split("->", 1)
+    )
     return (*(option for option in source if not target or option in target[0]), "partial")
 
 

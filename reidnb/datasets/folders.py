@@ -149,7 +149,8 @@ def prepare(name: str, root: str | Path | None, options: dict) -> tuple[Path, di
     if name == "folder" and not root:
         raise FileNotFoundError("folder needs its own folder, one with the pictures of each person: pass root=...")
     if unknown := sorted(set(options) - set(allowed)):
-        raise TypeError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(['root', 'size', *allowed])}")
+        known = ("root", "size", *allowed, "train_identities", "partial")
+        raise TypeError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(known)}")
     folder = find_folder(name, root)
     if layout.attributes:
         options = {**options, "attributes": find_attributes(folder, layout.attributes, options.get("attributes"))}

@@ -1,5 +1,6 @@
-"""Queries and galleries of which a part was cut off, as detectors and doorways do: Market1501-Partial, and of any other
-dataset the same (Luo et al., 2019, AlignedReID++, cut their pictures at random; how much they do not say)."""
+"""Parts of a dataset: queries and galleries of which a part was cut off, as detectors and doorways do
+(Market1501-Partial, and of any other dataset the same: Luo et al., 2019, AlignedReID++, cut their pictures at random;
+how much they do not say); and fewer people to learn from, as whoever labels his own has."""
 
 from dataclasses import replace
 
@@ -18,6 +19,21 @@ def check_share(share: float) -> float:
     if isinstance(share, bool) or not isinstance(share, (int, float, np.number)) or not 0 <= share <= 0.9:
         raise ValueError(f"partial is the largest share of height and width that is cut off, 0 to 0.9; got {share!r}")
     return float(share)
+
+
+def with_people(dataset: ReIDDataset, count: int) -> ReIDDataset:
+    """`dataset` with `count` of its training people, drawn by lot: the same each time, and fewer are among more. Their
+    pictures lie in memory. Raises ValueError unless it has so many."""
+    people = np.unique(dataset.train.pids)
+    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or not 1 <= count <= len(people):
+        raise ValueError(
+            f"{dataset.name} has {len(people)} people to learn from: train_identities must be a whole number from 1 to "
+            f"that; got {count!r}"
+        )
+    kept = np.random.default_rng(len(people)).permutation(people)[:count]
+    plain = without_points(dataset.fingerprint)
+    told = digest(plain, "train_identities", int(count)) + dataset.fingerprint.removeprefix(plain)
+    return replace(dataset, train=dataset.train.select(np.isin(dataset.train.pids, kept)), fingerprint=told)
 
 
 def cut(dataset: ReIDDataset, twice: ReIDDataset, share: float) -> ReIDDataset:

@@ -115,8 +115,9 @@ def test_a_point_outside_the_picture_is_not_visible_there():
 # ----------------------------------------------------------------------------------------------------------- the folder
 
 
-def test_a_row_for_every_picture_below(pictures, worker):
+def test_a_row_for_every_picture_below(pictures, worker, caplog):
     found = pose.find_keypoints(pictures, **worker())
+    assert "mask" not in caplog.text
     kept = read_points(pictures / "keypoints.csv")
     assert [*kept] == [*found] == ["a.jpg", "b.jpg", "in/-1_d.jpg", "in/c.png", "nobody.jpg"]
     assert kept["nobody.jpg"].points is None and kept["in/-1_d.jpg"].points[AT["left_hip"]].tolist() == [4, 23, 0.5]
@@ -124,7 +125,7 @@ def test_a_row_for_every_picture_below(pictures, worker):
     assert sorted(path.name for path in pictures.iterdir()) == ["a.jpg", "b.jpg", "in", "keypoints.csv", "nobody.jpg"]
 
 
-def test_what_is_there_is_not_looked_at_again(pictures, worker):
+def test_what_is_there_is_not_looked_at_again(pictures, worker, caplog):
     by_hand = Body(16, 32, np.ones((14, 3)))
     write_points(pictures / "keypoints.csv", {"a.jpg": by_hand, "gone.jpg": by_hand})
     pose.find_keypoints(pictures, only=["*.jpg"], but=["in/-1_*"], **worker())
@@ -133,6 +134,7 @@ def test_what_is_there_is_not_looked_at_again(pictures, worker):
     assert [*kept] == ["a.jpg", "b.jpg", "gone.jpg", "nobody.jpg"] and (kept["a.jpg"].points == 1).all()
     pose.find_keypoints(pictures, only=["a.jpg"], python="/nowhere/python")
     assert worker.seen() == ["b.jpg", "nobody.jpg"], "nothing is missing: nobody is asked, not even started"
+    assert "keypoints.csv has 2 bodies without a mask" in caplog.text and "remove it" in caplog.text
 
 
 def test_a_killed_run_goes_on_where_it_was(pictures, worker, cache):

@@ -99,6 +99,9 @@ def find_keypoints(
     with files.locked(files.cache_root() / "pose" / files.digest(str(out.resolve()))):
         bodies = read_points(out) if out.exists() else {}
         bodies |= read_points(aside, cut=True) if aside.exists() and aside.stat().st_size else {}
+        if bare := sum(body.points is not None and body.mask is None for body in bodies.values()):
+            log.warning("%s has %d bodies without a mask, found before masks were kept: where they are wanted, for "
+                        "generators that hold the person, remove it and run this again", out, bare)  # fmt: skip
         missing = [file for file in pictures if file not in bodies]
         if missing:
             python = Path(python).expanduser() if python else environment()

@@ -112,9 +112,7 @@ def adapt_batch_norm(
         layer.momentum = None  # the mean over all batches
     model.to(device).train()
     try:
-        for indices in np.array_split(
-            np.arange(len(images)), -(-len(images) // batch)
-        ):  # alike in size: means of means
+        for indices in np.array_split(np.arange(len(images)), -(-len(images) // batch)):  # alike: means of means
             with autocast(device):
                 model(make_batch(images, indices, device=device))
     finally:

@@ -100,8 +100,7 @@ def find_keypoints(
         bodies = read_points(out) if out.exists() else {}
         bodies |= read_points(aside, cut=True) if aside.exists() and aside.stat().st_size else {}
         if bare := sum(body.points is not None and body.mask is None for body in bodies.values()):
-            log.warning("%s has %d bodies without a mask, found before masks were kept: where they are wanted, for "
-                        "generators that hold the person, remove it and run this again", out, bare)  # fmt: skip
+            log.warning("%s has %d bodies without a mask: where masks are wanted, remove it and start again", out, bare)
         missing = [file for file in pictures if file not in bodies]
         if missing:
             python = Path(python).expanduser() if python else environment()

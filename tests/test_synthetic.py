@@ -411,3 +411,22 @@ def test_swapped_people_wear_anothers_two_colours_the_other_way_round():
             assert sum(p.labels[synthetic.ATTRIBUTES.index(n)] for n in named) == 1
     with pytest.raises(ValueError, match=r"dial swapped=3.*from 0 to 2 \(0 is the default\)"):
         Dials(swapped=3)
+
+
+def test_cues_show_hair_from_the_front_and_part_the_widths_of_women_and_men():
+    few, hair = SMALL | {"test_identities": 30}, PARTS.index("hair")
+    plain, plainer = (synthetic.make_world(**few, dials=Dials(cues=dial)) for dial in (0.0, 1.0))
+    assert plain.people == synthetic.make_world(**few).people and all(p.strands == 0 for p in plain.people)
+    for a, b in zip(plain.people, plainer.people, strict=True):
+        female, long = (a.labels[ATTRIBUTES.index(name)] == 1 for name in ("gender", "hair"))
+        assert (b.build < a.build) == female and (b.strands > 0) == long
+        assert replace(b, build=a.build, strands=0.0) == a, "nothing else of a person changes"
+    seen = {}  # pixels of hair in front views, of the long-haired and of the others
+    for world in (plain, plainer):
+        front = [shot for shot in world.shots["train"] if shot.view == "front"]
+        pixels = [(synthetic.draw(world, shot).mask == hair).sum() for shot in front]
+        long = np.array([synthetic.attributes(world, shot.pid)[ATTRIBUTES.index("hair")] == 1 for shot in front])
+        seen[world.dials.cues] = [np.sum(pixels, where=those) for those in (long, ~long)]
+    assert seen[1.0][0] > 1.3 * seen[0.0][0], "hair falls over the chest"
+    # a head scales with the picture's box, which a broader body widens
+    assert abs(seen[1.0][1] - seen[0.0][1]) < 0.1 * seen[0.0][1]

@@ -65,6 +65,7 @@ VARIATIONS = (
     *((name, {"train_identities": 1440, "epochs": 1}) for name in ("ide", "apr", "deepmar")),
     *(("deepmar", change) for change in ({"train_identities": 720, "epochs": 2}, {"epochs": 24})),
     ("deepmar", {"train_identities": 1440}),
+    *(("deepmar", {"cues": dial}) for dial in (1.0, 2.0)),
     # notebook 05: the dial
     *(("baseline", {"camera_bias": dial}) for dial in (0.0, 2.0)),
     # notebook 06: mining, zero gradient

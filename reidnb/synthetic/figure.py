@@ -99,6 +99,8 @@ def draw_person(brush: Brush, person: Person, yaw: float, phase: float, pitch: f
             x = joints["neck"][0] + 0.62 * (x - joints["neck"][0])
             brush.line("strap", ((x, y + 0.022), (x, y - 0.13)), 0.020)
     _head(brush, person, joints, turn)
+    if person.strands and not back:
+        _strands(brush, person, joints, turn)
     if pack and back:
         _backpack(brush, person, joints, turn)
     if label(person, "bag"):
@@ -292,6 +294,14 @@ def _long_hair(brush, person, joints, turn):
     elif person.hair_style == "pony" and (back or abs(sin) > 0.4):
         x -= 0.030 * sin
         brush.limb("hair", (x, y + 0.005), (x - 0.020 * sin, y - 0.13), 0.024, 0.012)
+
+
+def _strands(brush, person, joints, turn):
+    """Long hair on both sides of the face, down to the chest."""
+    x, y, _ = joints["head"]
+    for side in (-1, 1):
+        beside = x + side * 0.050 * person.head * math.cos(turn) - 0.020 * math.sin(turn)
+        brush.limb("hair", (beside, y), (beside, y - 0.17), 0.016 * person.strands, 0.012 * person.strands)
 
 
 def _backpack(brush, person, joints, turn):

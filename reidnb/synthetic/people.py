@@ -46,6 +46,7 @@ SEASON_SHIFT = {"up": -5.0, "down": -3.0, "clothes": 1.0, "hat": 2.4}
 
 LOOKALIKE_SHARE = 2 / 15  # of the identities, at lookalikes=1
 SWAPPED_SHARE = 2 / 5  # of the identities, at swapped=1
+BUILD_APART = 0.05  # how much further than at 0 a woman's and a man's widths lie from the middle, at cues=1
 SHADE_JITTER = 10  # levels by which two garments of one shade may differ
 TEXTURES = ("plain", "stripes", "check", "logo", "print")
 TEXTURE_SHARES = (0.46, 0.14, 0.10, 0.18, 0.12)
@@ -105,6 +106,7 @@ class Person:
     handbag: tuple
     coat: bool  # a coat hangs to the middle of the thigh
     scarf: tuple | None
+    strands: float = 0.0  # how much of long hair falls over the chest
 
 
 def label(person: Person, name: str) -> int:
@@ -181,7 +183,8 @@ def make_person(rng: np.random.Generator, pid: int, dials, domain: int = 0) -> P
         if dark
         else ((40, 40, 46), (170, 40, 44), (40, 70, 140), (50, 110, 70)),
     )
-    build = float(np.clip(rng.normal(0.93 if female else 1.04, 0.09), 0.78, 1.3))
+    apart = BUILD_APART * dials.cues
+    build = float(np.clip(rng.normal(0.93 - apart if female else 1.04 + apart, 0.09), 0.78 - apart, 1.3 + apart))
     style = HAIR_STYLES[value["hair"]][rng.integers(3)]
     bald, wrap, scarf = rng.random(3).tolist()
     if old and not value["hair"] and bald < 0.4:
@@ -209,6 +212,7 @@ def make_person(rng: np.random.Generator, pid: int, dials, domain: int = 0) -> P
         handbag=_pick(rng, BAGS),
         coat=bool(cold and dials.season > 1),
         scarf=_pick(rng, BAGS) if cold and scarf < 0.6 else None,
+        strands=float(dials.cues * (value["hair"] == 1)),
     )
 
 

@@ -33,7 +33,7 @@ def stream(world_seed: int, domain: int, purpose: int, index: int = 0) -> np.ran
 
 @dataclass(frozen=True)
 class Dials:
-    """How hard the world is. Each dial goes from 0 to 2; 1 is the default, but for the last. ValueError outside.
+    """How hard the world is. Each dial goes from 0 to 2; 1 is the default, but for the last two. ValueError outside.
 
     misalignment: error of the detector's boxes; 0 = perfect, 2 = heads and feet cut often.
     occlusion: how often and how much something hides the person, and how often someone walks close behind.
@@ -43,6 +43,8 @@ class Dials:
     season: 0 = summer wardrobe and sun, 1 = Market-1501's, 2 = winter wardrobe and dim bluish light.
     swapped: share of people who wear another's two colours the other way round, so that *where* a colour sits is all
         that tells them apart; 0, the default, = nobody but by chance.
+    cues: how plainly long hair and gender show; 0, the default, = hair is hidden from the front and a woman a tenth
+        narrower, 1 = hair falls over the chest and she is a fifth narrower.
     """
 
     misalignment: float = 1.0
@@ -52,6 +54,7 @@ class Dials:
     lookalikes: float = 1.0
     season: float = 1.0
     swapped: float = 0.0
+    cues: float = 0.0
 
     def __post_init__(self):
         for dial in fields(self):

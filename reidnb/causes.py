@@ -19,7 +19,7 @@ from reidnb.inference import embed
 from reidnb.methods.stripes import horizontal_pooling
 from reidnb.network import Output
 from reidnb.runtime import choose_device
-from reidnb.synthetic import ATTRIBUTES, PARTS, Shot, World, draw
+from reidnb.synthetic import ATTRIBUTES, PARTS, Shot, World, draw, shape_of
 from reidnb.training import Batch, evaluate_terms
 
 DISTANCES = ("global", "rigid", "aligned")
@@ -28,8 +28,6 @@ CURES = {  # a difficulty of a shot in the built-in world: what takes it away
     "box": {"dx": 0.0, "dy": 0.0, "scale": 1.0},
     "company": {"company": 0.0},
 }
-# What of a drawn person's shape goes with an attribute, off and on: a woman is a tenth narrower on average.
-SHAPES = {"hair": {"hair_style": ("crop", "straight")}, "gender": {"build": (1.04, 0.93)}}
 
 
 # --------------------------------------------------------------------------------------------- what a stripe looks at
@@ -199,8 +197,7 @@ def off_and_on(world: World, shot: Shot, attribute: str) -> tuple[np.ndarray, np
     person, k, pictures = world.people[shot.subject - 1], ATTRIBUTES.index(attribute), []
     for value in (0, 1):
         labels = (*person.labels[:k], value, *person.labels[k + 1 :])
-        shape = {name: both[value] for name, both in SHAPES.get(attribute, {}).items()}
-        other = replace(person, labels=labels, **shape)
+        other = replace(person, labels=labels, **shape_of(attribute, value, world.dials))
         people = tuple(other if each.pid == person.pid else each for each in world.people)
         pictures.append(draw(replace(world, people=people), shot).image)
     return pictures[0], pictures[1]

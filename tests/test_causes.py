@@ -140,6 +140,13 @@ def test_an_attribute_off_and_on():
             both = causes.off_and_on(drawn, shot, name)
             assert np.array_equal(both[person.labels[ATTRIBUTES.index(name)]], draw(drawn, shot).image)
             changed.setdefault(name, []).append((both[0] != both[1]).any(2).mean(1))  # by row
+    plainer = replace(drawn, dials=replace(calm, cues=2.0))  # the dial of how plainly these two show
+    for shot in drawn.shots["train"][:12]:
+        for name in ("hair", "gender"):
+            for world in (drawn, plainer):
+                off, on = (image.astype(int) for image in causes.off_and_on(world, shot, name))
+                changed.setdefault((name, world.dials.cues), []).append((np.abs(off - on).max(2) > 25).mean())
+    assert all(np.mean(changed[name, 2.0]) > 1.2 * np.mean(changed[name, 0.0]) > 0 for name in ("hair", "gender"))
     hat, legs = (np.mean(changed[name], 0) for name in ("hat", "down"))
     assert hat[:20].sum() > 0.9 * hat.sum() > 0 and legs[30:].sum() > 0.9 * legs.sum() > 0
     with pytest.raises(ValueError, match="unknown attribute 'cape'"):

@@ -12,7 +12,7 @@ Read the rooms in this order: `people` (who walks there), `world` (where, when a
 
 from reidnb.synthetic.brush import PARTS
 from reidnb.synthetic.figure import KEYPOINTS
-from reidnb.synthetic.people import ATTRIBUTES, Person
+from reidnb.synthetic.people import ATTRIBUTES, Person, shape_of
 from reidnb.synthetic.picture import Drawing, draw, write_market1501
 from reidnb.synthetic.world import Camera, Dials, Shot, World, attributes, file_name, make_world
 
@@ -30,5 +30,6 @@ __all__ = [
     "draw",
     "file_name",
     "make_world",
+    "shape_of",
     "write_market1501",
 ]

@@ -167,6 +167,16 @@ def _pick(rng, colours):
     return _mix(rng, colour, colour)
 
 
+def shape_of(attribute: str, value: int, dials) -> dict[str, float | str]:
+    """What of a person's shape goes with an attribute's value: fields of Person, the usual ones where bodies vary."""
+    apart = BUILD_APART * dials.cues
+    of_value = {
+        "gender": {"build": 0.93 - apart if value else 1.04 + apart},
+        "hair": {"hair_style": "straight" if value else "crop", "strands": float(dials.cues * value)},
+    }
+    return of_value.get(attribute, {})
+
+
 def make_person(rng: np.random.Generator, pid: int, dials, domain: int = 0) -> Person:
     """One identity with random looks under `dials`.
 
@@ -183,8 +193,8 @@ def make_person(rng: np.random.Generator, pid: int, dials, domain: int = 0) -> P
         if dark
         else ((40, 40, 46), (170, 40, 44), (40, 70, 140), (50, 110, 70)),
     )
-    apart = BUILD_APART * dials.cues
-    build = float(np.clip(rng.normal(0.93 - apart if female else 1.04 + apart, 0.09), 0.78 - apart, 1.3 + apart))
+    usual, apart = shape_of("gender", female, dials)["build"], BUILD_APART * dials.cues
+    build = float(np.clip(rng.normal(usual, 0.09), 0.78 - apart, 1.3 + apart))
     style = HAIR_STYLES[value["hair"]][rng.integers(3)]
     bald, wrap, scarf = rng.random(3).tolist()
     if old and not value["hair"] and bald < 0.4:
@@ -212,7 +222,7 @@ def make_person(rng: np.random.Generator, pid: int, dials, domain: int = 0) -> P
         handbag=_pick(rng, BAGS),
         coat=bool(cold and dials.season > 1),
         scarf=_pick(rng, BAGS) if cold and scarf < 0.6 else None,
-        strands=float(dials.cues * (value["hair"] == 1)),
+        strands=shape_of("hair", value["hair"], dials)["strands"],
     )
 
 

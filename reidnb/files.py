@@ -224,7 +224,7 @@ def locked(path: str | Path) -> Iterator[None]:
         except filelock.Timeout:
             print(f"reidnb: waiting for another process that is making {path}", file=sys.stderr, flush=True)
             lock.acquire()
-    except (OSError, NotImplementedError) as error:
+    except (OSError, NotImplementedError) as error:  # the second is filelock's, on a file system without locks
         number, reason = getattr(error, "errno", None), getattr(error, "strerror", None) or error
         raise OSError(
             number, f"cannot lock {file} ({reason}): set REIDNB_CACHE to a folder on a local disk that you may write to"

@@ -1,12 +1,14 @@
 """Queries and galleries of which a part is cut off, and fewer people to learn from."""
 
+from itertools import pairwise
+
 import fake_datasets as fake
 import numpy as np
 import pytest
 from PIL import Image
 
 from reidnb.datasets import open_dataset, redraw
-from reidnb.datasets.partial import _cut
+from reidnb.datasets.partial import _cut, with_people
 from reidnb.experiments import run
 
 WORLD = {name: value for name, value in fake.SMALL_WORLD.items() if name != "size"}
@@ -80,10 +82,17 @@ def test_fewer_people_to_learn_from(tmp_path):
         assert len(people) == count and (found.train.images == whole.train.images[kept]).all()
         assert (found.train.camids == whole.train.camids[kept]).all() and found.fingerprint != whole.fingerprint
         assert (found.query.images == whole.query.images).all() and found.ids[1].tolist() == whole.ids[1].tolist()
-    assert set(few[1].train.pids) < set(few[2].train.pids), "fewer are among more"
+    assert few[1].attribute_names == whole.attribute_names and len(few[1].train.files) == len(few[1].train)
     again = open_dataset("market1501", root=folder, size=(32, 16), train_identities=2)
     assert again.fingerprint == few[2].fingerprint != few[1].fingerprint
     assert open_dataset("market1501", root=folder, size=(32, 16), **again.options).fingerprint == again.fingerprint
+
+
+def test_fewer_people_are_among_more_and_are_drawn_by_lot():
+    data = open_dataset("synthetic", size=(32, 16), **WORLD | {"train_identities": 12})
+    chosen = [set(with_people(data, count).train.pids.tolist()) for count in range(1, 13)]
+    assert [*map(len, chosen)] == [*range(1, 13)] and all(a < b for a, b in pairwise(chosen))
+    assert chosen[5] != set(sorted(chosen[-1])[:6]), "not the first of them"
 
 
 @pytest.mark.parametrize("count", [0, -1, 10_000, 2.0, "all", True, None])

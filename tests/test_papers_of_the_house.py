@@ -10,10 +10,12 @@ from dataclasses import fields
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 
 import reidnb
+from reidnb.ledger import RESULTS
 
 ROOT = Path(__file__).resolve().parents[1]
 CARDS = ROOT / "docs" / "cards"
@@ -107,6 +109,18 @@ def test_the_card_of_the_world_says_its_defaults():
     assert row(text, "distractors") == [f"{default['distractors']}, {default['junk']}"]
     assert row(text, "size") == ["{} x {}".format(*default["size"])]
     assert re.findall(r"`(\w+)`", row(text, "dials")[0]) == [field.name for field in fields(Dials)]
+
+
+def test_what_is_said_of_runs_by_rounding_is_what_was_measured():
+    once_more, runs = (pd.read_csv(RESULTS / f"{name}.csv") for name in ("arithmetic", "runs"))
+    once_more = once_more[once_more.arithmetic == "bf16 by rounding"]
+    same = ["recipe", "dataset", "profile", "seed"]
+    both = once_more.merge(runs[runs.changes.isna()], on=same, suffixes=("", "_of_hardware"), validate="one_to_one")
+    assert len(both) == len(once_more) and not both.device.str.contains("rounding").any()
+    less = 100 * (both.mAP - both.mAP_of_hardware)
+    said = (ROOT / "docs" / "measured.md").read_text(encoding="utf-8")
+    assert f"{len(less)} runs of identification and of the baseline" in said
+    assert f"{less.mean():+.1f} points of mAP on average, standard deviation {less.std():.1f}" in said
 
 
 def test_one_version():

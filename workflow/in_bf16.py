@@ -40,9 +40,9 @@ def _is_bf16(value):
     return isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16
 
 
-def circumstances(device, said=runtime.circumstances):
+def circumstances(device):
     """What `runtime.circumstances` says, and that bfloat16 was made by rounding."""
-    told = said(device)
+    told = runtime.circumstances(device)
     return {**told, "device": f"{told['device']}, by rounding"}
 
 

@@ -30,7 +30,7 @@ from reidnb.files import cache_root, kept
 from reidnb.methods.adaptation import target_of
 from reidnb.methods.parts import Trial, all_parts, bound, facts_of
 from reidnb.models import check_weights
-from reidnb.recipes import PROFILES, Recipe
+from reidnb.recipes import PROFILES, RECIPES, Recipe
 from reidnb.recipes import recipe as resolve
 from reidnb.result import Result, key_of_run, load, save, to_plain
 from reidnb.runtime import choose_device, circumstances
@@ -78,7 +78,7 @@ def run(
         result = make_result(recipe, data, seed, device, checkpoint)
         told = {k: v for k, v in opened.items() if k not in ("root", "world")}
         told |= {"world": opened.get("world", 0)} if drawn and opened.get("world", 0) != seed else {}
-        how = {"profile": recorded, "changes": _changes(base, recipe, ours, told), "options": opened}
+        how = {"profile": recorded, "changes": _changes(base, recipe, ours, told, profile), "options": opened}
         how |= {"about": circumstances(device), "key": key}
         save(replace(result, **how), file)
 
@@ -272,13 +272,27 @@ def _as_kept(option, absolute):
     return option.item() if isinstance(option, np.generic) else option
 
 
-def _changes(base, recipe, ours, options):
-    """What was changed in a recipe of that name, where it was not so already, and the dataset's options, in words:
-    "epochs=20, misalignment=2.0"."""
-    was, now = ({name: _held(whole, way) for name, way in flat_names(base).items()} for whole in (base, recipe))
-    changed = {name: now[name] for name in (find(base, field) for field in ours) if was[name] != now[name]}
-    changed |= options
+def _changes(base, recipe, ours, options, profile):
+    """What was changed in the recipe of that name, where it was not so already, by a caller's own of that name too, and
+    the dataset's options, in words: "epochs=20, misalignment=2.0"."""
+    stands = resolve(recipe.name, profile) if recipe.name in RECIPES else base
+    ways = flat_names(stands)
+    was, now = ({name: _held(whole, way) for name, way in ways.items()} for whole in (stands, recipe))
+    asked = [find(base, field) for field in ours] if stands == base else ways
+    changed = {name: now[name] for name in asked if was[name] != now[name]}
+    others = [ways[name] for name in changed if _kinds(was[name]) != _kinds(now[name])]  # other parts: told as a whole
+    parts = [way[:n] for way in map(ways.get, changed) for n in range(len(way))]  # else by their fields
+    changed = {
+        name: given
+        for name, given in changed.items()
+        if not any(ways[name][: len(way)] == way != ways[name] for way in others)
+        and (ways[name] in others or ways[name] not in parts)
+    } | options
     return ", ".join(f"{name}={_words(given)}" for name, given in sorted(changed.items()))
+
+
+def _kinds(given):
+    return [*map(type, given)] if isinstance(given, tuple) else is_dataclass(given) and type(given)
 
 
 def _held(whole, way):

@@ -19,7 +19,7 @@ from reidnb.values import did_you_mean
 
 VERDICTS = ("holds", "holds, smaller", "no effect", "opposite", "undecided", "one run", "not run")
 IDENTIFIES = ["recipe", "dataset", "changes", "profile", "seed"]  # what makes two rows the same run
-LARGER = ("photo", "paper")  # profiles under which whoever can makes the runs of any claim
+PHOTOGRAPHED = ("laptop", "photo", "paper")  # profiles under which whoever can makes the runs of any claim
 LEVEL = 0.05  # of the interval's error, and of the rate of false discoveries
 PRIOR = 4  # degrees of freedom of the variance that claims of one kind share
 NOTHING = 1.0  # points: an interval within so many of zero says that there is no effect above them
@@ -78,27 +78,28 @@ def false_discovery_rates(p: np.ndarray) -> np.ndarray:
     return q
 
 
-def seeds_to_decide(gain: float, sd: float, seeds: int, prior: float = PRIOR) -> int:
-    """How many seeds would decide if gain and spread stayed as they are: until the interval leaves zero outside, or
-    lies within NOTHING of it. More than there are (if they leave zero outside it is q that objects); at most
-    MOST_SEEDS."""
+def seeds_to_decide(gain: float, sd: float, seeds: int, prior: float = PRIOR, slack: float = 0.0) -> int:
+    """How many seeds would decide if gain and spread stayed as they are: until the interval leaves zero outside, or,
+    without a `slack`, lies within NOTHING of it. More than there are (if they leave zero outside it is q that objects);
+    at most MOST_SEEDS."""
     from scipy.stats import t as student
 
     n = np.arange(max(seeds, 1) + 1, MOST_SEEDS + 1)
     half = student.ppf(1 - LEVEL / 2, n - 1 + prior) * sd / np.sqrt(n)
-    decided = (half < abs(gain)) | (abs(gain) + half < NOTHING)
+    decided = (half < abs(gain)) | ((abs(gain) + half < NOTHING) & (not slack))
     return int(n[decided.argmax()]) if decided.any() else MOST_SEEDS
 
 
-def verdict(found: Judged, q: float, seeds: int, paper: float = np.nan) -> str:
-    """One of VERDICTS. `found` is of the gain as it is claimed: more is better. `paper` is theirs, in that sense."""
+def verdict(found: Judged, q: float, seeds: int, paper: float = np.nan, slack: float = 0.0) -> str:
+    """One of VERDICTS. `found` is of the gain as it is claimed: more is better. `paper` is theirs, in that sense. With
+    a `slack`, zero is its edge, and to be near it decides nothing."""
     if seeds < 2:
         return "one run" if seeds else "not run"
     if abs(found.gain) > found.spread and q <= LEVEL:
         if found.gain < 0:
             return "opposite"
         return "holds, smaller" if found.gain + found.spread < paper else "holds"
-    return "no effect" if abs(found.gain) + found.spread < NOTHING else "undecided"
+    return "no effect" if abs(found.gain) + found.spread < NOTHING and not slack else "undecided"
 
 
 # ------------------------------------------------------------------------------------------------------------- claims
@@ -127,27 +128,35 @@ def judge(runs: pd.DataFrame, claims: list[dict] | None = None) -> pd.DataFrame:
     """The ledger: a row for each claim and each dataset it is tested on -> DataFrame.
 
     `gain` is the mean over seeds of method minus baseline in points (or of the method minus the bound), `spread` the
-    half width of its 95 % interval, `p` that of no gain at all, `q` over all rows, `decides` how many seeds would
-    decide what is undecided. The verdict is on sign * gain + slack: `sign` is -1 where less is claimed, `slack` how
-    much worse a method may be that is "nearly as good". "holds": the interval lies on the claimed side, q is at most
-    0.05, and the paper's gain is not above the interval; "holds, smaller": it is; "opposite": the interval lies on the
-    other side; "no effect": all of it lies within NOTHING of zero; "undecided"; "one run"; "not run". What learns
-    nothing needs one run where it is tested on photographs, which no seed changes. `note` says of what other claim it
-    follows, what slack it has, and of a rival that finds less than the start did before any training. Beside the
-    datasets that a claim names it is tested wherever its runs were made under "photo" or "paper".
+    half width of its 95 % interval, `p` that of no gain at all, `q` over all rows (one that follows from another takes
+    its place), `decides` how many seeds would decide what is undecided, were it the only claim. The verdict is on
+    sign * gain + slack: `sign` is -1 where less is claimed, `slack` how much worse a method may be that is "nearly as
+    good". "holds": the interval lies on the claimed side, q is at most 0.05, and the paper's gain is not above the
+    interval; "holds, smaller": it is; "opposite": the interval lies on the other side; "no effect": all of it lies
+    within NOTHING of zero, and no slack is claimed; "undecided"; "one run"; "not run". What learns nothing needs one
+    run where it is tested on photographs, which no seed changes. `note` says of what other claim it follows, what slack
+    it has, and of a rival that finds less than the start did before any training. Beside the datasets that a claim
+    names it is tested wherever its runs were made on photographs. ValueError for two rows of `runs` for one run, and
+    for scores that are no numbers.
     """
     claims = papers()["claim"] if claims is None else [*map(_checked_claim, claims)]
     kinds = ("metric", "method_metric", "baseline_metric")
     metrics = dict.fromkeys(claim[kind] for claim in claims for kind in kinds if kind in claim)
     runs = checked(runs).reindex(columns=list(dict.fromkeys([*runs.columns, "mAP", *metrics])))
     names = pd.Series([run_name(row.recipe, row.changes) for row in runs.itertuples()], runs.index, dtype=object)
-    by_profile = dict(iter(runs.assign(name=names).groupby("profile")))
+    if (twice := runs.duplicated(IDENTIFIES)).any():
+        raise ValueError(f"two rows for {names[twice].iloc[0]}, seed {runs.seed[twice].iloc[0]}: drop one of them")
+    for metric in ("mAP", *metrics):
+        if (odd := runs[metric].notna() & pd.to_numeric(runs[metric], errors="coerce").isna()).any():
+            given = runs[metric][odd].iloc[0]
+            raise ValueError(f"{metric} of {names[odd].iloc[0]} is {given!r}: wanted a number or NaN")
+    by_profile = dict(iter(runs.astype(dict.fromkeys(("mAP", *metrics), float)).assign(name=names).groupby("profile")))
     nothing = runs[:0].assign(name=names[:0])
     rows = []
     for claim in claims:
-        on, there = [tuple(pair) for pair in claim["on"]], ((name, by_profile.get(name, nothing)) for name in LARGER)
+        on, there = map(tuple, claim["on"]), ((name, by_profile.get(name, nothing)) for name in PHOTOGRAPHED)
         more = [(d, name) for name, made in there for d in made.dataset.unique() if len(_differences(claim, made, d))]
-        for dataset, profile in dict.fromkeys(on + more):
+        for dataset, profile in dict.fromkeys([*on, *more]):
             rows.append(_row(claim, by_profile.get(profile, nothing), dataset, profile))
     table = pd.DataFrame(rows)
     return _with_verdicts(table) if len(table) else table
@@ -177,27 +186,36 @@ def _row(claim, runs, dataset, profile):
         "predicted": claim.get("predicted", ""),
         "note": _note(claim, runs, dataset),
         "gains": sign * difference + slack,
+        "follows": claim.get("follows", ""),
         "kind": (claim["metric"], dataset, profile, form),
         "exact": len(difference) == 1 and not learned and not tested_on_drawn(dataset),
     }
 
 
 def _with_verdicts(table):
-    kinds = {kind: group.gains for kind, group in table.groupby("kind")}
-    found = [assess(row.gains, [*kinds[row.kind].drop(row.Index)]) for row in table.itertuples()]
+    leads = table.follows == ""  # what follows from another claim says nothing new: it lends and counts nothing
+    found = [
+        assess(row.gains, [*table.gains[leads & (table.kind == row.kind) & ~table.id.isin((row.id, row.follows))]])
+        for row in table.itertuples()
+    ]
     table["spread"] = [0.0 if row.exact else judged.spread for row, judged in zip(table.itertuples(), found)]
     table["p"] = [judged.p for judged in found]
-    table["q"] = false_discovery_rates(table.p)
+    table["q"] = false_discovery_rates(table.p.where(leads))
+    for row in table[~leads].itertuples():  # as if it stood in the place of the other
+        place = (table.id == row.follows) & (table.dataset == row.dataset) & (table.profile == row.profile)
+        instead = table.p.where(leads & ~place)
+        instead[row.Index] = row.p
+        table.loc[row.Index, "q"] = false_discovery_rates(instead)[row.Index]
     theirs = table.sign * table.paper_gain.where(table.slack == 0)
     table["verdict"] = [
-        EXACTLY[int(np.sign(judged.gain))] if row.exact else verdict(judged, row.q, row.seeds, paper)
+        EXACTLY[int(np.sign(judged.gain))] if row.exact else verdict(judged, row.q, row.seeds, paper, row.slack)
         for row, judged, paper in zip(table.itertuples(), found, theirs)
     ]
     table["decides"] = [
-        seeds_to_decide(judged.gain, judged.sd, row.seeds, judged.prior) if row.verdict == "undecided" else 0
+        seeds_to_decide(judged.gain, judged.sd, row.seeds, judged.prior, row.slack) if row.verdict == "undecided" else 0
         for row, judged in zip(table.itertuples(), found)
     ]
-    return table.drop(columns=["gains", "kind", "exact"])
+    return table.drop(columns=["gains", "follows", "kind", "exact"])
 
 
 def _note(claim, runs, dataset):

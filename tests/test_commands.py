@@ -354,9 +354,12 @@ def test_a_batch_holds_what_its_dataset_can_serve():
 
 def test_how_long_a_batch_takes_is_said_by_the_rows_that_have_a_time():
     """One run of three was made beside other work, another has no time at all."""
-    rows = [{"recipe": "ide", "seconds": str(took)} for took in ("30.0", "32.0", "400.0", "nan")]
+    rows = [{"recipe": "ide", "changes": "", "seconds": str(took)} for took in ("30.0", "32.0", "400.0", "nan")]
     batch = {"ide": "ide --dataset 'synthetic' --seeds 5", "pcb": "pcb --dataset 'synthetic' --seeds 3"}
     assert runs.minutes(batch, rows, 2) == pytest.approx((5 + 3) * 30 / 2 / 60)
+    rows.append({"recipe": "ide", "changes": "epochs=3, who='all'", "seconds": "7.0"})  # says nothing of the plain one
+    batch["ide+short"] = "ide --dataset 'synthetic' --seeds 1 --set who=all epochs=3"
+    assert runs.minutes(batch, rows, 1) == pytest.approx((5 * 30 + 3 * 18.5 + 7) / 60)
     assert runs.minutes(batch, [], 1) == pytest.approx(8), "nothing is known: a minute each"
 
 

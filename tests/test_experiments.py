@@ -235,6 +235,16 @@ def test_the_same_settings_asked_for_by_another_name(first, second, elsewhere, t
     assert (second.get("profile", "full"), expected) in named
 
 
+def test_a_callers_own_recipe_under_a_known_name_is_no_plain_row(elsewhere):
+    plain = recipe("ide_scratch")
+    own = replace(plain, warmup=0.25, losses=(replace(plain.losses[0], smoothing=0.2),))
+    short = {name: value for name, value in TINY.items() if name != "epochs"}
+    assert run(own, **short | {"epochs": 1}).changes.startswith("distractors=10, epochs=1, junk=5")
+    assert ", smoothing=0.2, " in run(own, **short | {"epochs": 1}).changes
+    other = run(replace(plain, losses=(Identity(), TriHard())), **short | {"epochs": 1}).changes
+    assert "losses=identity+trihard" in other and "smoothing" not in other and "margin" not in other
+
+
 def test_a_change_of_parts_is_said_by_their_names(elsewhere):
     found = run("ide_scratch", **TINY | {"losses": (Identity(smoothing=0.2), TriHard()), "warmup": 0.25})
     assert "losses=identity+trihard" in found.changes and "warmup=0.25" in found.changes

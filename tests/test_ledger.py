@@ -149,6 +149,35 @@ def test_nearly_as_good_is_a_claim_too():
     assert verdict(table, CLAIM | {"slack": 3.0}).gain == pytest.approx(-2), "the gain itself is shown as it is"
 
 
+def test_near_the_edge_of_a_slack_nothing_is_decided():
+    """Without a slack an interval about zero says that there is no effect; about a slack's edge it says nothing."""
+    table = runs([0.600, 0.601, 0.602], [0.6095, 0.612, 0.6115])
+    assert verdict(table, CLAIM | {"slack": 1.0}).verdict == "undecided"
+    assert verdict(runs([0.600, 0.601, 0.602], [0.5995, 0.602, 0.6015])).verdict == "no effect"
+
+
+def test_what_follows_from_a_claim_lends_it_nothing():
+    """The mirror of a claim has its very spread: it must not make the interval narrower, nor q larger."""
+    table = runs([0.62, 0.64, 0.61], [0.60, 0.605, 0.595])
+    mirror = CLAIM | {"id": "mirror", "method": "old", "baseline": "new", "follows": CLAIM["id"]}
+    alone, (first, second) = verdict(table), judge(table, [CLAIM, mirror]).itertuples()
+    assert (first.spread, first.p, first.q) == pytest.approx((alone.spread, alone.p, alone.q))
+    assert (second.spread, second.q, second.gain) == pytest.approx((alone.spread, alone.q, -alone.gain))
+
+
+@pytest.mark.parametrize("spoil", ["twice", "blank"])
+def test_a_table_that_is_no_table_of_runs_is_refused(spoil):
+    table = runs([0.6, 0.6, 0.6], [0.5, 0.5, 0.5])
+    if spoil == "twice":
+        with pytest.raises(ValueError, match="two rows for new, seed 1: drop one"):
+            judge(pd.concat([table, table.iloc[[1]]], ignore_index=True), [CLAIM])
+    else:
+        table = table.astype({"mAP": object})
+        table.loc[1, "mAP"] = ""
+        with pytest.raises(ValueError, match="mAP of new is '': wanted a number"):
+            judge(table, [CLAIM])
+
+
 def test_what_focal_loss_does_for_rare_ones_beside_common_ones():
     """A claim whose method and baseline are two scores of one run, each from another run."""
     plain = runs([0.5, 0.5, 0.5]).assign(rare_f1=[0.1, 0.2, 0.15], common_f1=0.6)

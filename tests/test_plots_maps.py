@@ -211,9 +211,11 @@ def test_rigid_pairs_show_each_distance_as_a_bar_and_a_number():
     ax = plots.rigid_pairs([(one, other)], [[0.1, 0.4, 0.9]], ["same"]).axes[0]
     left, right = 4, ax.images[1].get_extent()[0]  # where the pictures, 4 wide and 8 high, leave room for the bars
     widths = [bar.get_width() for bar in ax.patches]
-    np.testing.assert_allclose(widths, 0.9 * (right - left) * np.array([0.1, 0.4, 0.9]))
-    centres = [(bar.get_x() + bar.get_width() / 2, bar.get_y() + bar.get_height() / 2) for bar in ax.patches]
-    np.testing.assert_allclose(centres, [[(left + right) / 2, (i + 0.5) * 8 / 3] for i in range(3)])
+    np.testing.assert_allclose(np.divide(widths, widths[-1]), np.array([0.1, 0.4, 0.9]) / 0.9)  # on the largest's scale
+    ends = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in ax.patches]
+    assert all(left < start < end < text.get_position()[0] < right for (start, end), text in zip(ends, ax.texts))
+    heights = [bar.get_y() + bar.get_height() / 2 for bar in ax.patches]
+    np.testing.assert_allclose(heights, [(i + 0.5) * 8 / 3 for i in range(3)])
     assert [text.get_text() for text in ax.texts] == ["0.10", "0.40", "0.90"] and ax.get_title() == "same"
     assert [matplotlib.colors.to_hex(bar.get_facecolor()) for bar in ax.patches] == [plots.GREEN, plots.GREY, plots.RED]
     assert [image.get_array()[0, 0, 0] for image in ax.images] == [0, 1]

@@ -121,7 +121,7 @@ BIASED = tuple(
 )
 
 # On photographs under "laptop", notebook 04: as few people as the built-in world has, in as many steps as all take.
-FEW_PEOPLE = (("apr", {"epochs": 36, "train_identities": 240}),)
+FEW_PEOPLE = tuple((name, {"epochs": 36, "train_identities": 240}) for name in ("ide", "apr"))
 
 
 # A seed of a drawn dataset is a world too. How many were decided on before any run: more because a few gave no verdict
@@ -162,18 +162,24 @@ def batch(profile: str, dataset: str = "synthetic") -> dict[str, str]:
 
 def minutes(runs: dict[str, str], measured: list[dict], cores: int) -> float:
     """How long runs as `batch` gives them take from nothing, by the seconds of rows of results/runs.csv: the least of
-    the same recipe's (other work beside a run only slows it down), else the median of those."""
+    the same run's (other work beside it only slows it down), else of its recipe's unchanged, else the median of all."""
     seconds = {}
     for row in measured:
         if not isnan(took := float(row["seconds"])):
-            seconds.setdefault(row["recipe"], []).append(took)
-    least = {recipe: min(values) for recipe, values in seconds.items()}
+            name = _in_words(row["recipe"], row["changes"].split(", "))
+            seconds.setdefault(name, []).append(took)
+    least = {name: min(values) for name, values in seconds.items()}
     usual = median(least.values() or [60.0])
     total = 0.0
     for words in runs.values():
-        recipe, seeds = words.split()[0], int(words.split("--seeds ")[1].split()[0])
-        total += seeds * least.get(recipe, usual)
+        recipe, settings = words.split()[0], words.partition("--set ")[2].split()
+        each = least.get(_in_words(recipe, settings), least.get(recipe, usual))
+        total += int(words.split("--seeds ")[1].split()[0]) * each
     return total / cores / 60
+
+
+def _in_words(recipe, settings):
+    return " ".join([recipe, *sorted(filter(None, settings))]).replace("'", "")
 
 
 def _named(recipe: str, changes: dict, data: str, dataset: str) -> tuple[str, str]:

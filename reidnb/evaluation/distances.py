@@ -8,14 +8,16 @@ are exact in float32 up to 2^24, beyond it float64 takes over.
 """
 
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from reidnb.evaluation.inputs import feature_pair, require_finite
 
-PART = 2048  # columns of a product at once, since it keeps a copy of y in an order of its own
-TILE = 16  # matrix products like rows, and numbers of columns, that are multiples of it
+TILE = 16  # matrix products like rows that start at multiples of it
+WHOLE = 48  # columns: kernels of 4 to 48 at once (MKL's of 12 in float64) leave no edge, which they would round otherwise
+PART = 42 * WHOLE  # of a product at once, since it keeps a copy of y in an order of its own
 
 
 def euclidean_distances(x, y):
@@ -95,13 +97,27 @@ def _is_whole(values):
 
 
 def squared_distances(x, y, squares_x, squares_y, out):
-    """Squared distances of a block of rows x to all of y, into `out`, under autocast too in their own precision;
-    near-duplicates recomputed from differences."""
-    with torch.autocast(x.device.type, enabled=False):
+    """Squared distances of a block of rows x to all of y, into `out`, near-duplicates recomputed from differences."""
+    with _full_precision(x.device.type):
         _expanded(x, y, squares_x, squares_y, out)
         if out.numel() and out.amin() < 1e-3 * (squares_x.max() + squares_y.max()):
-            _mend_near_duplicates(out, x, y, 1e-3 * (squares_x[:, None] + squares_y))
+            _mend_near_duplicates(out, x, y, squares_x[:, None], squares_y)
         return out.clamp_(min=0)
+
+
+@contextmanager
+def _full_precision(device):
+    """Products of float32 in float32, whatever the caller's network runs in: no autocast, no TF32, no bf16."""
+    kinds = [k for k in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul) if k.fp32_precision[-2:] in "tf32bf16"]
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "ieee"
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        for kind, precision in zip(kinds, before):
+            kind.fp32_precision = precision
 
 
 def _expanded(x, y, squares_x, squares_y, out):
@@ -109,39 +125,56 @@ def _expanded(x, y, squares_x, squares_y, out):
     equal row of y otherwise, and equal distances would differ."""
     if len(x) < TILE:
         filled = padded(TILE, len(y), x)
-        _expanded(_filled_up(x), y, _filled_up(squares_x), squares_y, filled)
+        _expanded(_filled_up(x, TILE), y, _filled_up(squares_x, TILE), squares_y, filled)
         out.copy_(filled[: len(x)])
         return
-    squares_x, tiled = squares_x[:, None], len(y) // TILE * TILE
+    squares_x, tiled = squares_x[:, None], len(y) // WHOLE * WHOLE
     for columns in blocks(tiled, PART):
         part = torch.mm(x, y[columns].T, out=out[:, columns])
         part.mul_(-2).add_(squares_y[columns]).add_(squares_x)  # at once, while it is in the cache
     if tiled < len(y):
-        part = (x @ _filled_up(y[tiled:]).T)[:, : len(y) - tiled]
+        part = (x @ _filled_up(y[tiled:], WHOLE).T)[:, : len(y) - tiled]
         out[:, tiled:] = part.mul_(-2).add_(squares_y[tiled:]).add_(squares_x)
 
 
-def _filled_up(rows):
-    return torch.cat([rows, rows.new_zeros(TILE - len(rows), *rows.shape[1:])])
+def _filled_up(rows, count):
+    return torch.cat([rows, rows.new_zeros(count - len(rows), *rows.shape[1:])])
 
 
-def _mend_near_duplicates(squared, x, y, limit):
-    """Recompute from differences the entries of `squared` below `limit`, where the product form has cancelled."""
-    i, j = torch.nonzero(squared < limit, as_tuple=True)
-    if len(i) > squared.numel() // 50:  # (nearly) collapsed features: twice the digits cost less than pair by pair
-        a, b = x.double() - y[0].double(), y.double() - y[0].double()  # without what all have in common
-        squares = (a * a).sum(1)[:, None] + (b * b).sum(1)
-        exact = squares - 2 * a @ b.T
+def _mend_near_duplicates(squared, x, y, squares_x, squares_y):
+    """Recompute from differences the entries of `squared` below a thousandth of |x|^2 + |y|^2, where the product form
+    has cancelled; some columns at once, since features may have collapsed and all entries be such."""
+    near, most = [], squared.numel() // 50
+    for columns in blocks(len(y), PART):
+        i, j = torch.nonzero(squared[:, columns] < 1e-3 * (squares_x + squares_y[columns]), as_tuple=True)
+        near.append((i, j + columns.start))
+        most -= len(i)
+        if most < 0:
+            break
+    else:
+        for pairs in near:
+            _recompute(squared, x, y, *pairs)
+        return
+    near.clear()
+    # (Nearly) collapsed features: twice the digits, without what all have in common, cost less than pair by pair.
+    common = y[0].double()
+    a = x - common
+    squares_a = squared_lengths(a)
+    for columns in blocks(len(y), PART // 4):
+        b = y[columns] - common
+        squares_b, exact = squared_lengths(b), padded(len(a), len(b), a)
+        _expanded(a, b, squares_a, squares_b, exact)
+        squares = squares_a[:, None] + squares_b
         if x.dtype == torch.float64:  # no digits to spare: the nearest pair by pair all the same
-            i, j = torch.nonzero(exact < 1e-9 * squares, as_tuple=True)
-            for part_i, part_j in zip(i.split(4096), j.split(4096)):
-                exact[part_i, part_j] = (x[part_i] - y[part_j]).square().sum(1)
+            _recompute(exact, x, y[columns], *torch.nonzero(exact < 1e-9 * squares, as_tuple=True))
         else:
             exact[exact < 1e-13 * squares] = 0  # what is left is rounding: it must not rank images that are equal
-        squared.copy_(exact)
-        return
-    for part_i, part_j in zip(i.split(4096), j.split(4096)):
-        squared[part_i, part_j] = (x[part_i] - y[part_j]).square().sum(1)
+        squared[:, columns] = exact
+
+
+def _recompute(squared, x, y, i, j):
+    for i, j in zip(i.split(1024), j.split(1024)):
+        squared[i, j] = (x[i] - y[j]).square().sum(1)
 
 
 def squared_lengths(x: torch.Tensor) -> torch.Tensor:

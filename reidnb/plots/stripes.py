@@ -45,21 +45,23 @@ def stripe_maps(images, maps, stripes) -> Figure:
 def rigid_pairs(pairs, distances, titles) -> Figure:
     """Pairs of pictures side by side with each stripe's distance between them, as a bar and a number.
 
-    pairs: list of (image, image); distances (len(pairs), parts), in [0, 1); titles: one a pair. The widest bar is the
-    stripe that differs most.
+    pairs: list of (image, image); distances (len(pairs), parts), 0 or more; titles: one a pair. Lengths and colours are
+    on the scale of the largest distance of all pairs: green below a third of it, red from two thirds on.
     """
     _one_each(pairs, distances=distances, titles=titles)
+    most = max((float(np.max(costs)) for costs in distances), default=0.0) or 1.0
     figure, axes = plt.subplots(1, len(pairs), figsize=(2.5 * len(pairs), 2.9), squeeze=False)
     for ax, (a, b), costs, title in zip(axes[0], pairs, distances, titles):
         costs = finite(costs, f"distances of {title!r}", (None,))
         height, width, right = _side_by_side(ax, a, b, gap=1.3)
         edges = np.linspace(0, height, len(costs) + 1)
-        middle, reach = (width + right) / 2, 0.9 * (right - width)
+        room = right - width
         for top, bottom, cost in zip(edges, edges[1:], costs):
-            colour = GREEN if cost < 0.35 else GREY if cost < 0.5 else RED
-            bar = {"height": 0.72 * (bottom - top), "left": middle - cost * reach / 2, "color": colour, "zorder": 3}
-            ax.barh((top + bottom) / 2, cost * reach, **bar)
-            ax.text(middle, (top + bottom) / 2, f"{cost:.2f}", fontsize=7, ha="center", va="center", zorder=4)
+            share, middle = cost / most, (top + bottom) / 2
+            colour = GREEN if share < 1 / 3 else GREY if share < 2 / 3 else RED
+            bar = {"height": 0.72 * (bottom - top), "left": width + 0.05 * room, "color": colour, "zorder": 3}
+            ax.barh(middle, 0.55 * room * share, **bar)
+            ax.text(right - 0.06 * room, middle, f"{cost:.2f}", fontsize=7, ha="right", va="center", zorder=4)
         for x in (0, right):
             _cut(ax, height, len(costs), x, width)
         ax.set_title(title, fontsize=9)

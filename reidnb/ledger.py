@@ -133,7 +133,9 @@ def show_claims(ledger: pd.DataFrame) -> pd.DataFrame:
 
 def pages(runs: pd.DataFrame, judged: pd.DataFrame) -> dict[str, str]:
     """What results.md and claims.md hold."""
-    tables = {"results": ("Every run", summarise(runs)), "claims": ("The ledger of claims", show_claims(judged))}
+    claims = show_claims(judged).assign(predicted=judged.predicted).reset_index(names="#")
+    starts = "The ledger of claims\n\nStart: distilled, under `photo` ImageNet's, where a run does not name another."
+    tables = {"results": ("Every run", summarise(runs)), "claims": (starts, claims)}
     return {name: f"# {title}\n\n{markdown(table)}\n" for name, (title, table) in tables.items()}
 
 

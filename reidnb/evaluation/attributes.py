@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reidnb.evaluation.inputs import matrix
+from reidnb.evaluation.inputs import EqualByValue, matrix
 
 
-@dataclass(frozen=True)
-class AttributeScores:
+@dataclass(frozen=True, eq=False)
+class AttributeScores(EqualByValue):
     """Scores of K statements, each an array (K,) in [0, 1].
 
     `share`: how many of the images are true; `accuracy`; `balanced`, the mean of the shares found among the true and

@@ -108,7 +108,8 @@ def squared_distances(x, y, squares_x, squares_y, out):
 @contextmanager
 def _full_precision(device):
     """Products of float32 in float32, whatever the caller's network runs in: no autocast, no TF32, no bf16."""
-    kinds = [k for k in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul) if k.fp32_precision[-2:] in "tf32bf16"]
+    kinds = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    kinds = [kind for kind in kinds if kind.fp32_precision in ("tf32", "bf16")]
     before = [kind.fp32_precision for kind in kinds]
     try:
         for kind in kinds:
@@ -160,7 +161,7 @@ def _mend_near_duplicates(squared, x, y, squares_x, squares_y):
     common = y[0].double()
     a = x - common
     squares_a = squared_lengths(a)
-    for columns in blocks(len(y), PART // 4):
+    for columns in blocks(len(y), PART // 3):
         b = y[columns] - common
         squares_b, exact = squared_lengths(b), padded(len(a), len(b), a)
         _expanded(a, b, squares_a, squares_b, exact)

@@ -7,13 +7,14 @@ import torch
 
 
 def numbers(values, name: str) -> np.ndarray:
-    """Anything that holds numbers (numpy, torch on any device, lists) -> array; bfloat16 as float32, bool as it is.
+    """Anything that holds numbers (numpy, torch on any device, lists) -> array; bfloat16 and float8 as float32.
 
     Raises ValueError, naming `name`, for ragged lists, strings, objects, complex numbers, masked and sparse arrays.
     """
     if isinstance(values, torch.Tensor):
         values = _dense(values, name).cpu()
-        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+        if values.is_floating_point() and values.itemsize < 4 and values.dtype != torch.float16:
+            values = values.float()
     if np.ma.is_masked(values):
         raise ValueError(f"{name} is a masked array, and what a masked value counts is not defined: leave it out")
     try:
@@ -79,6 +80,16 @@ def require_finite(values: torch.Tensor, name: str) -> None:
         )
 
 
+class EqualByValue:
+    """`==` for dataclasses of arrays: as many values, all equal, NaN to NaN. What can be compared so has no hash."""
+
+    def __eq__(self, other):
+        if type(self) is not type(other):
+            return NotImplemented
+        pairs = zip(vars(self).values(), vars(other).values())
+        return all(np.array_equal(one, two, equal_nan=True) for one, two in pairs)
+
+
 def ids(values, count: int, name: str, least: int | None = None) -> np.ndarray:
     """`count` whole numbers, one an image -> int64 (count,); ValueError for anything else, and below `least`."""
     found = numbers(values, name)
@@ -119,6 +130,7 @@ def whole(value, name: str, what: str = "a whole number", least: int = 1) -> int
 
 def _dense(values: torch.Tensor, name: str) -> torch.Tensor:
     """A plain tensor of real numbers, cut from its graph."""
-    if values.layout != torch.strided or values.is_complex() or values.is_quantized or values.is_meta:
+    packed = values.is_quantized or "float4" in str(values.dtype)
+    if values.layout != torch.strided or values.is_complex() or packed or values.is_meta:
         raise ValueError(f"{name} must be a dense tensor of real numbers; got {values.dtype}, {values.layout}")
-    return values.detach()
+    return values.detach().resolve_neg()

@@ -11,18 +11,18 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from reidnb.evaluation.distances import blocks, compare, padded
-from reidnb.evaluation.inputs import all_ids, matrix, whole
+from reidnb.evaluation.inputs import EqualByValue, all_ids, matrix, whole
 
 CLOSE_LOOKS = 18  # to compare with 18 entries costs as much as to sort one in: measured, on rows of 16 000
 
 
-@dataclass(frozen=True)
-class Scores:
+@dataclass(frozen=True, eq=False)
+class Scores(EqualByValue):
     """What a ranking scored; all numbers lie in [0, 1].
 
     `mAP` and `mINP` are means over the queries that have a match; `cmc[k - 1]` is Rank-k, the share of those queries
     with a right image among their first k; `ap` has one value a query, NaN where the query has no match; `queries`
-    counts the others.
+    counts the others. Two are equal (==) where all of that is, NaN and NaN too; they have no hash.
     """
 
     mAP: float
@@ -54,10 +54,10 @@ def evaluate(
     `ap="step"` averages the precision at each right image, as most code and papers do; `ap="trapezoid"` is the form
     of Market-1501's official evaluation, which averages the precision just before and at each right image.  Equal
     distances are scored by their *expectation over all orders*: features that have collapsed to one point score at
-    chance, whatever the order of the gallery.  Whole numbers of any size keep their order.  `max_rank` is the length
-    of the CMC.  Raises ValueError on shapes, ids or NaN that cannot be meant.
+    chance, whatever the order of the gallery.  Whole numbers of any size, and long doubles, keep their order.
+    `max_rank` is the length of the CMC.  Raises ValueError on shapes, ids or NaN that cannot be meant.
     """
-    distances = _ordered(matrix(distances, "distances", "(queries, gallery)"))
+    distances = matrix(distances, "distances", "(queries, gallery)")
     protocol = _protocol(distances.shape, query_pids, gallery_pids, query_camids, gallery_camids)
     return _scores(_count_rows(distances, 0, protocol), max_rank, ap)
 
@@ -91,18 +91,6 @@ def evaluate_features(
             yield from _count_rows(squared.cpu().numpy(), rows.start, protocol)
 
     return _scores(counts(), max_rank, ap)
-
-
-def _ordered(distances: np.ndarray) -> np.ndarray:
-    """The same order in float32 or float64, equal where they were equal."""
-    if distances.dtype in (np.float32, np.float64):
-        return distances
-    if distances.dtype == np.float16:
-        return distances.astype(np.float32)
-    wide = distances.astype(np.float64)
-    if abs(wide).max(initial=0) < 2**53 or not np.isfinite(wide).all():
-        return wide
-    return np.unique(distances, return_inverse=True)[1].reshape(distances.shape).astype(np.float64)  # their ranks
 
 
 # ------------------------------------------------------------------------------------------------ one query at a time
@@ -142,11 +130,13 @@ def _count_rows(distances: np.ndarray, start: int, protocol: _Protocol) -> Itera
 
     `nearer` counts the wrong images that lie strictly nearer than the match, `upto` those as near or nearer.
     """
-    width = distances.shape[1]
-    row, zeros = np.empty(width, distances.dtype), np.zeros(width, distances.dtype)
+    width, kind = distances.shape[1], np.result_type(distances, np.float32)  # that is float64 from int32 on
+    wide = kind.itemsize > 8 or distances.dtype.kind in "iu" and distances.itemsize > 4
+    row = np.empty(width, np.float64 if wide else kind)
+    zeros = np.zeros_like(row)
     below = np.empty((CLOSE_LOOKS, width), bool)
     for i, given in enumerate(distances, start):
-        np.copyto(row, given)
+        np.copyto(row, _ranks(given) if wide else given)
         with np.errstate(invalid="ignore"):
             broken = row.dot(zeros) != 0  # 0 x NaN and 0 x infinity are NaN: a pass less than looking at the extremes
         if broken:
@@ -170,6 +160,12 @@ def _count_rows(distances: np.ndarray, start: int, protocol: _Protocol) -> Itera
             wrong = row.take(candidates.nonzero()[0])  # three times as fast as row[...]
             wrong.sort()
             yield matches, wrong.searchsorted(matches, "left"), wrong.searchsorted(matches, "right")
+
+
+def _ranks(row):
+    """Places instead of values that float64 would round to each other: an order is all that counts."""
+    whole_and_small = row.dtype.kind in "iu" and abs(np.float64(row)).max() < 2**53
+    return row if whole_and_small or not np.isfinite(row).all() else np.unique(row, return_inverse=True)[1]
 
 
 def _scores(counts: Iterable[tuple], max_rank: int, ap: str) -> Scores:

@@ -3,7 +3,7 @@ between two halves of its cameras -> reidnb/results/pseudo_labels.csv.
 
     python workflow/pseudo_labels.py [PAIR ...] [--seeds 0 1 2] [--rounds 8]
 
-With regard to cameras for every seed, without for the first one alone. A round of a drawn pair takes half a minute of
+With regard to cameras and without. A round of a drawn pair takes half a minute of
 a core, of Market-1501 some two. Rows are written as rounds end, and what is kept is not made again. Photographs are
 looked for under REIDNB_DATA; a pair that is not there is left out.
 """
@@ -54,7 +54,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=8)
     args = parser.parse_args()
     table = pd.read_csv(FILE) if FILE.exists() else pd.DataFrame()
-    kinds = [(seed, by) for by in (True, False) for seed in args.seeds if by or not seed]
+    kinds = [(seed, by) for by in (True, False) for seed in args.seeds]
     for pair, (seed, by_camera) in ((pair, kind) for pair in args.pairs or PAIRS for kind in kinds):
         try:
             open_dataset(pair, size=recipe("direct", PAIRS[pair]).size)

@@ -77,8 +77,7 @@ def _bounds(groups, statements):
     if groups is None or isinstance(groups, slice):
         raise ValueError(f"groups must be a sequence of slices, got {groups!r}")
     for group in groups:
-        start, stop = (group.start or 0, group.stop) if isinstance(group, slice) else (None, None)
-        step = group.step if isinstance(group, slice) else None
+        start, stop, step = (group.start or 0, group.stop, group.step) if isinstance(group, slice) else [None] * 3
         if start not in range(statements) or stop not in range(start + 1, statements + 1) or step not in (None, 1):
             raise ValueError(f"each group must be a slice of 0..{statements}, got {group!r}")
         yield start, stop

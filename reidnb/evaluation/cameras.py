@@ -26,9 +26,8 @@ def evaluate_cameras(distances, query_pids, gallery_pids, query_camids, gallery_
     ValueError as `evaluate` does, and for camera ids below 0 or from 1000 on.
     """
     distances = matrix(distances, "distances", "(queries, gallery)")
-    query_pids, gallery_pids, query_camids, gallery_camids = all_ids(
-        distances.shape, query_pids, gallery_pids, query_camids, gallery_camids
-    )
+    given = query_pids, gallery_pids, query_camids, gallery_camids
+    query_pids, gallery_pids, query_camids, gallery_camids = all_ids(distances.shape, *given)
     for camids, name in ((query_camids, "query_camids"), (gallery_camids, "gallery_camids")):
         if len(camids) and not 0 <= camids.min() <= camids.max() < MOST_CAMERAS:
             raise ValueError(

@@ -8,15 +8,15 @@ are exact in float32 up to 2^24, beyond it float64 takes over.
 """
 
 import math
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch.nn.functional import pad
 
 from reidnb.evaluation.inputs import feature_pair, require_finite
 
 TILE = 16  # matrix products like rows that start at multiples of it
-WHOLE = 48  # columns: kernels of 4 to 48 at once (MKL's of 12 in float64) leave no edge, which they would round otherwise
+WHOLE = 48  # columns of y: what kernels take at once (MKL's 12 in float64) divides it, and leaves no edge
 PART = 42 * WHOLE  # of a product at once, since it keeps a copy of y in an order of its own
 
 
@@ -97,27 +97,20 @@ def _is_whole(values):
 
 
 def squared_distances(x, y, squares_x, squares_y, out):
-    """Squared distances of a block of rows x to all of y, into `out`, near-duplicates recomputed from differences."""
-    with _full_precision(x.device.type):
-        _expanded(x, y, squares_x, squares_y, out)
-        if out.numel() and out.amin() < 1e-3 * (squares_x.max() + squares_y.max()):
-            _mend_near_duplicates(out, x, y, squares_x[:, None], squares_y)
-        return out.clamp_(min=0)
-
-
-@contextmanager
-def _full_precision(device):
-    """Products of float32 in float32, whatever the caller's network runs in: no autocast, no TF32, no bf16."""
+    """Squared distances of a block of rows x to all of y, into `out`, in their own precision also where the caller's
+    network runs under autocast, in TF32 or in bf16; near-duplicates recomputed from differences."""
     kinds = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
-    kinds = [kind for kind in kinds if kind.fp32_precision in ("tf32", "bf16")]
-    before = [kind.fp32_precision for kind in kinds]
+    lowered = {kind: kind.fp32_precision for kind in kinds if kind.fp32_precision in ("tf32", "bf16")}
     try:
-        for kind in kinds:
+        for kind in lowered:
             kind.fp32_precision = "ieee"
-        with torch.autocast(device, enabled=False):
-            yield
+        with torch.autocast(x.device.type, enabled=False):
+            _expanded(x, y, squares_x, squares_y, out)
+            if out.numel() and out.amin() < 1e-3 * (squares_x.max() + squares_y.max()):
+                _mend_near_duplicates(out, x, y, squares_x[:, None], squares_y)
+            return out.clamp_(min=0)
     finally:
-        for kind, precision in zip(kinds, before):
+        for kind, precision in lowered.items():
             kind.fp32_precision = precision
 
 
@@ -125,8 +118,8 @@ def _expanded(x, y, squares_x, squares_y, out):
     """|x|^2 + |y|^2 - 2 x.y into `out`, y in whole tiles: at an odd edge another kernel may round the product of an
     equal row of y otherwise, and equal distances would differ."""
     if len(x) < TILE:
-        filled = padded(TILE, len(y), x)
-        _expanded(_filled_up(x, TILE), y, _filled_up(squares_x, TILE), squares_y, filled)
+        filled, more = padded(TILE, len(y), x), TILE - len(x)
+        _expanded(pad(x, (0, 0, 0, more)), y, pad(squares_x, (0, more)), squares_y, filled)
         out.copy_(filled[: len(x)])
         return
     squares_x, tiled = squares_x[:, None], len(y) // WHOLE * WHOLE
@@ -134,47 +127,41 @@ def _expanded(x, y, squares_x, squares_y, out):
         part = torch.mm(x, y[columns].T, out=out[:, columns])
         part.mul_(-2).add_(squares_y[columns]).add_(squares_x)  # at once, while it is in the cache
     if tiled < len(y):
-        part = (x @ _filled_up(y[tiled:], WHOLE).T)[:, : len(y) - tiled]
+        part = (x @ pad(y[tiled:], (0, 0, 0, WHOLE - len(y) + tiled)).T)[:, : len(y) - tiled]
         out[:, tiled:] = part.mul_(-2).add_(squares_y[tiled:]).add_(squares_x)
-
-
-def _filled_up(rows, count):
-    return torch.cat([rows, rows.new_zeros(count - len(rows), *rows.shape[1:])])
 
 
 def _mend_near_duplicates(squared, x, y, squares_x, squares_y):
     """Recompute from differences the entries of `squared` below a thousandth of |x|^2 + |y|^2, where the product form
-    has cancelled; some columns at once, since features may have collapsed and all entries be such."""
-    near, most = [], squared.numel() // 50
-    for columns in blocks(len(y), PART):
-        i, j = torch.nonzero(squared[:, columns] < 1e-3 * (squares_x + squares_y[columns]), as_tuple=True)
-        near.append((i, j + columns.start))
-        most -= len(i)
-        if most < 0:
-            break
-    else:
-        for pairs in near:
-            _recompute(squared, x, y, *pairs)
+    has cancelled; some columns at once, since that may be all of them."""
+
+    def near(columns):
+        return squared[:, columns] < 1e-3 * (squares_x + squares_y[columns])
+
+    parts = blocks(len(y), PART // 3)
+    if sum(int(near(columns).sum()) for columns in parts) <= squared.numel() // 50:
+        for columns in parts:
+            _recompute(squared[:, columns], x, y[columns], near(columns))
         return
-    near.clear()
     # (Nearly) collapsed features: twice the digits, without what all have in common, cost less than pair by pair.
     common = y[0].double()
     a = x - common
     squares_a = squared_lengths(a)
-    for columns in blocks(len(y), PART // 3):
+    for columns in parts:
         b = y[columns] - common
         squares_b, exact = squared_lengths(b), padded(len(a), len(b), a)
         _expanded(a, b, squares_a, squares_b, exact)
         squares = squares_a[:, None] + squares_b
         if x.dtype == torch.float64:  # no digits to spare: the nearest pair by pair all the same
-            _recompute(exact, x, y[columns], *torch.nonzero(exact < 1e-9 * squares, as_tuple=True))
+            _recompute(exact, x, y[columns], exact < 1e-9 * squares)
         else:
             exact[exact < 1e-13 * squares] = 0  # what is left is rounding: it must not rank images that are equal
         squared[:, columns] = exact
 
 
-def _recompute(squared, x, y, i, j):
-    for i, j in zip(i.split(1024), j.split(1024)):
+def _recompute(squared, x, y, where):
+    for pairs in torch.nonzero(where).split(1024):
+        i, j = pairs.T
         squared[i, j] = (x[i] - y[j]).square().sum(1)
 
 

@@ -81,13 +81,11 @@ def require_finite(values: torch.Tensor, name: str) -> None:
 
 
 class EqualByValue:
-    """`==` for dataclasses of arrays: as many values, all equal, NaN to NaN. What can be compared so has no hash."""
+    """`==` for dataclasses of arrays: one kind, all values equal, NaN to NaN. What is compared so has no hash."""
 
     def __eq__(self, other):
-        if type(self) is not type(other):
-            return NotImplemented
-        pairs = zip(vars(self).values(), vars(other).values())
-        return all(np.array_equal(one, two, equal_nan=True) for one, two in pairs)
+        same = (np.array_equal(value, vars(other)[name], equal_nan=True) for name, value in vars(self).items())
+        return type(self) is type(other) and all(same)
 
 
 def ids(values, count: int, name: str, least: int | None = None) -> np.ndarray:

@@ -31,9 +31,7 @@ def rerank(query_features, gallery_features, k1: int = 20, k2: int = 6, lambda_v
     numpy in, numpy out; torch in, torch out, on its device: distances are taken there, `block` images at a
     time, in float32, the rest runs on the CPU.  Raises ValueError on features or settings that cannot be meant.
     """
-    k1, k2, block = (
-        whole(v, name, "a whole number of images") for v, name in ((k1, "k1"), (k2, "k2"), (block, "block"))
-    )
+    k1, k2, block = (whole(*v, "a whole number of images") for v in ((k1, "k1"), (k2, "k2"), (block, "block")))
     if isinstance(lambda_value, bool) or not isinstance(lambda_value, numbers.Real) or not 0 <= lambda_value <= 1:
         raise ValueError(f"lambda_value, the original distance's share, must lie in [0, 1], got {lambda_value!r}")
     features, queries = _joined(query_features, gallery_features)
@@ -42,9 +40,7 @@ def rerank(query_features, gallery_features, k1: int = 20, k2: int = 6, lambda_v
     final = np.multiply(original, (lambda_value / farthest[:queries, None]).astype(np.float32), out=original)
     for rows, jaccard in _jaccard(weights, queries):
         final[rows] += (1 - lambda_value) * jaccard
-    if isinstance(query_features, torch.Tensor):
-        return torch.from_numpy(final).to(query_features.device)
-    return final
+    return torch.from_numpy(final).to(query_features.device) if isinstance(query_features, torch.Tensor) else final
 
 
 def neighbour_weights(features: torch.Tensor, k1: int = 20, k2: int = 6, block: int = 512):

@@ -41,13 +41,7 @@ class Scores(EqualByValue):
 
 
 def evaluate(
-    distances,
-    query_pids,
-    gallery_pids,
-    query_camids,
-    gallery_camids,
-    ap: str = "step",
-    max_rank: int = 50,
+    distances, query_pids, gallery_pids, query_camids, gallery_camids, ap: str = "step", max_rank: int = 50
 ) -> Scores:
     """Score a whole matrix of distances (Q, G), numpy or torch, small = alike -> Scores.
 
@@ -108,12 +102,10 @@ class _Protocol:
     junk: np.ndarray  # gallery indices with pid -1
 
 
-def _protocol(shape, query_pids, gallery_pids, query_camids, gallery_camids):
+def _protocol(shape, *ids):
     if not all(shape):
         raise ValueError(f"nothing to score: {shape[0]} queries and {shape[1]} gallery images")
-    query_pids, gallery_pids, query_camids, gallery_camids = all_ids(
-        shape, query_pids, gallery_pids, query_camids, gallery_camids
-    )
+    query_pids, gallery_pids, query_camids, gallery_camids = all_ids(shape, *ids)
     order = np.argsort(gallery_pids, kind="stable")
     first, last = (np.searchsorted(gallery_pids[order], query_pids, side) for side in ("left", "right"))
     if not any((gallery_camids[order[a:b]] != camid).any() for camid, a, b in zip(query_camids, first, last)):
@@ -130,10 +122,9 @@ def _count_rows(distances: np.ndarray, start: int, protocol: _Protocol) -> Itera
 
     `nearer` counts the wrong images that lie strictly nearer than the match, `upto` those as near or nearer.
     """
-    width, kind = distances.shape[1], np.result_type(distances, np.float32)  # that is float64 from int32 on
-    wide = kind.itemsize > 8 or distances.dtype.kind in "iu" and distances.itemsize > 4
-    row = np.empty(width, np.float64 if wide else kind)
-    zeros = np.zeros_like(row)
+    width, wide = distances.shape[1], distances.itemsize > 4 and distances.dtype != np.float64
+    kind = np.float64 if wide else np.result_type(distances, np.float32)
+    row, zeros = np.empty(width, kind), np.zeros(width, kind)
     below = np.empty((CLOSE_LOOKS, width), bool)
     for i, given in enumerate(distances, start):
         np.copyto(row, _ranks(given) if wide else given)

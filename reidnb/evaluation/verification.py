@@ -76,7 +76,7 @@ def verify_features(
         places = np.clip((distances - lowest) * scale, -1, BINS).astype(np.int64)
         return np.bincount(places.ravel() + 1, minlength=BINS + 2)
 
-    near, far, sums, farthest, nearest = np.zeros(BINS + 2), np.zeros(BINS + 2), np.zeros(2), 0.0, np.inf
+    near, far, sums, ends = np.zeros(BINS + 2), np.zeros(BINS + 2), np.zeros(2), np.array([0, -np.inf])
     buffer = padded(min(block, len(x)), len(gallery_pids), pair.y)
     for rows in blocks(len(x), block):
         distances = pair.squared(rows, buffer[: rows.stop - rows.start]).sqrt_().cpu().numpy()
@@ -85,13 +85,12 @@ def verify_features(
         sums += own[elsewhere].sum(dtype=float), distances.sum(dtype=float) - own.sum(dtype=float)
         distances[q, g] = np.inf  # counted above the bins, beyond where the shares meet
         near, far = near + count(own[elsewhere]), far + count(distances)
-        farthest = max(farthest, float(own[elsewhere].max(initial=0)))
-        nearest = min(nearest, float(distances.min()))
+        ends = np.maximum(ends, [own[elsewhere].max(initial=0), -distances.min()])  # farthest of one, nearest of two
     missed = 1 - np.r_[0, np.cumsum(near)] / ones  # of one person, but above the threshold
     accepted = np.r_[0, np.cumsum(far)] / twos  # of two, but below
     at = int(np.argmax(accepted >= missed))
     step = (missed[at - 1] - accepted[at - 1]) / (accepted[at] - accepted[at - 1] + missed[at - 1] - missed[at])
     eer = accepted[at - 1] + step * (accepted[at] - accepted[at - 1])
-    threshold = lowest + (at - 2 + step) / scale if eer else (farthest + nearest) / 2
+    threshold = lowest + (at - 2 + step) / scale if eer else (ends[0] - ends[1]) / 2
     positive, negative, threshold = (float(v) * pair.unit for v in (sums[0] / ones, sums[1] / twos, threshold))
     return PairScores(positive, negative, float(eer), threshold)

@@ -3,6 +3,7 @@
 # make test         the environment, then every test, the notebooks included
 # make lab          open the notebooks
 # make book         the notebooks as web pages, with an API reference: build/book/index.html
+# make measured     the other tables of reidnb/results: hours (photographs where REIDNB_DATA has them)
 # make TORCH=cpu ...  the first time: torch without CUDA, a tenth of the size
 
 PROFILE ?= quick
@@ -14,7 +15,9 @@ TORCH_CPU = https://download.pytorch.org/whl/cpu
 BIN = .venv/bin
 UV = $(BIN)/uv pip install -q --python $(BIN)/python
 
-.PHONY: reproduce test lint lab notebooks book pretrain tables clean
+MEASURED = partial strangers video motion moved pose_normalised pseudo_labels camera_pair stargan_film
+
+.PHONY: reproduce test lint lab notebooks book pretrain tables measured clean
 
 reproduce: .venv/ready
 	$(BIN)/python workflow/reproduce.py --profile $(PROFILE) --dataset $(DATASET) --cores $(CORES)
@@ -43,6 +46,10 @@ pretrain: .venv/ready
 
 tables: .venv/ready
 	$(BIN)/python -m reidnb tables
+
+measured: .venv/ready  # reidnb/results beside the runs': hours; what is there already is not made again
+	for script in $(MEASURED); do $(BIN)/python workflow/$$script.py || exit 1; done
+	$(BIN)/python -m reidnb styles
 
 # uv first, pip where it is not to be had. The two wheels from torch's own index, the rest from the ordinary one.
 .venv/ready: pyproject.toml

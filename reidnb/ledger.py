@@ -17,6 +17,7 @@ from reidnb.verdicts import papers as papers  # the ledger's own data
 RESULTS = Path(__file__).parent / "results"
 SCORES = ["mAP", "rank1", "rank5", "rank10", "mINP"]
 OWN = ("csv", "folder")  # datasets that are somebody's own
+PHOTO_STARTS = ("photo", "paper")  # profiles that start from ImageNet's own weights
 FINDINGS = {  # what the README says, by dataset and profile
     ("synthetic", "full"): ("metric-helps", "pcb-beats-ide", "aligned-helps"),
     ("market1501", "photo"): ("metric-helps", "pcb-beats-ide", "aligned-helps", "both-beat-global", "attributes-help"),
@@ -96,6 +97,18 @@ def statement_scores(
     if here.empty:
         return pd.DataFrame()
     return 100 * here.pivot(index="statement", columns="seed", values=metric).reindex(here.statement.unique())
+
+
+def starts(runs: pd.DataFrame, dataset: str = "synthetic", profile: str = "full") -> str:
+    """What the runs of a dataset start from, in a line to stand above a table of gains: mAP of random weights and of
+    the start, untrained and trained as identification, in percent, from a table of runs."""
+    given = "ImageNet's own weights" if profile in PHOTO_STARTS else "distilled from ImageNet's features, no name told"
+    pairs = {"untrained": ("untrained, weights=None", "untrained"), "trained as identification": ("ide_scratch", "ide")}
+    said = []
+    for how, names in pairs.items():
+        floor, start = (plus_minus(seed_scores(runs, name, dataset, profile)) or "not run" for name in names)
+        said.append(f"{how} {start} (random weights {floor})")
+    return f"mAP of the start ({given}): {', '.join(said)}"
 
 
 def plus_minus(values: np.ndarray) -> str:

@@ -193,11 +193,12 @@ def _row(claim, runs, dataset, profile):
 
 
 def _with_verdicts(table):
-    leads = table.follows == ""  # what follows from another claim says nothing new: it lends and counts nothing
-    found = [
-        assess(row.gains, [*table.gains[leads & (table.kind == row.kind) & ~table.id.isin((row.id, row.follows))]])
-        for row in table.itertuples()
-    ]
+    leads, kinds = table.follows == "", set(zip(table.id, table.kind))
+    mirrors = pd.Series([(row.follows, row.kind) in kinds for row in table.itertuples()], table.index)
+    found = []
+    for row in table.itertuples():  # a claim leans on others of its kind, and never on its own numbers once more
+        others = (table.kind == row.kind) & ~mirrors & ~table.id.isin((row.id, row.follows))
+        found.append(assess(row.gains, [*table.gains[others]]))
     table["spread"] = [0.0 if row.exact else judged.spread for row, judged in zip(table.itertuples(), found)]
     table["p"] = [judged.p for judged in found]
     table["q"] = false_discovery_rates(table.p.where(leads))

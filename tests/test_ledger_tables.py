@@ -110,6 +110,15 @@ def test_seed_scores():
     assert not len(ledger.seed_scores(table, "new", "market1501")) and ledger.plus_minus([]) == ""
 
 
+def test_what_runs_start_from_is_said_in_a_line():
+    rows = [row("untrained", seed, score) for seed, score in ((0, 0.02), (1, 0.04))]
+    rows += [row("ide", 0, 0.5), row("ide_scratch", 0, 0.3), row("untrained", 0, 0.01) | {"changes": "weights=None"}]
+    said = ledger.starts(pd.DataFrame(rows))
+    assert "untrained 3.0 ± 1.4 (random weights 1.0), trained as" in said and "50.0 (random weights 30.0)" in said
+    there = ledger.starts(pd.DataFrame(rows), "market1501", "photo")
+    assert "ImageNet's own weights" in there and there.count("not run") == 4
+
+
 def test_gains_are_paired_by_seed():
     """A world that one of two lacks is left out of both, wherever it stands."""
     three, two = runs([0.6, 0.5, 0.9]), runs(old=[0.2, None, 0.4])

@@ -141,11 +141,12 @@ def rejudged():
             found[key] = (gains[0] if n else math.nan), math.nan, math.nan, n
             continue
         mine = key[0], follows[key[0]]
-        others = [
-            s
-            for k, (_, s, other) in lines.items()
-            if other == kind and k[0] not in mine and not follows[k[0]] and len(s) > 1
-        ]
+        others = []
+        for other, (_, values, its) in lines.items():
+            leader = lines.get((follows[other[0]], *other[1:]))
+            mirror = leader is not None and leader[2] == its
+            if its == kind and other[0] not in mine and not mirror and len(values) > 1:
+                others.append(values)
         known = sum(len(s) - 1 for s in others)
         shared = sum((len(s) - 1) * statistics.variance(s) for s in others) / max(known, 1)
         weight = min(4, known)

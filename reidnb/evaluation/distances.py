@@ -15,9 +15,8 @@ from torch.nn.functional import pad
 
 from reidnb.evaluation.inputs import feature_pair, require_finite
 
-TILE = 16  # matrix products like rows that start at multiples of it
-WHOLE = 48  # columns of y: what kernels take at once (MKL's 12 in float64) divides it, and leaves no edge
-PART = 42 * WHOLE  # of a product at once, since it keeps a copy of y in an order of its own
+PART = 2048  # columns of a product at once, since it keeps a copy of y in an order of its own
+TILE = 16  # matrix products like rows, and numbers of columns, that are multiples of it
 
 
 def euclidean_distances(x, y):
@@ -122,12 +121,13 @@ def _expanded(x, y, squares_x, squares_y, out):
         _expanded(pad(x, (0, 0, 0, more)), y, pad(squares_x, (0, more)), squares_y, filled)
         out.copy_(filled[: len(x)])
         return
-    squares_x, tiled = squares_x[:, None], len(y) // WHOLE * WHOLE
-    for columns in blocks(tiled, PART):
+    tile = TILE if x.dtype == torch.float32 else 3 * TILE  # MKL takes 12 or 24 columns at once in float64
+    squares_x, tiled = squares_x[:, None], len(y) // tile * tile
+    for columns in blocks(tiled, PART // tile * tile):
         part = torch.mm(x, y[columns].T, out=out[:, columns])
         part.mul_(-2).add_(squares_y[columns]).add_(squares_x)  # at once, while it is in the cache
     if tiled < len(y):
-        part = (x @ pad(y[tiled:], (0, 0, 0, WHOLE - len(y) + tiled)).T)[:, : len(y) - tiled]
+        part = (x @ pad(y[tiled:], (0, 0, 0, tile - len(y) + tiled)).T)[:, : len(y) - tiled]
         out[:, tiled:] = part.mul_(-2).add_(squares_y[tiled:]).add_(squares_x)
 
 
@@ -138,13 +138,13 @@ def _mend_near_duplicates(squared, x, y, squares_x, squares_y):
     def near(columns):
         return squared[:, columns] < 1e-3 * (squares_x + squares_y[columns])
 
-    parts = blocks(len(y), PART // 3)
+    parts = blocks(len(y), 42 * TILE)
     if sum(int(near(columns).sum()) for columns in parts) <= squared.numel() // 50:
         for columns in parts:
             _recompute(squared[:, columns], x, y[columns], near(columns))
         return
     # (Nearly) collapsed features: twice the digits, without what all have in common, cost less than pair by pair.
-    common = y[0].double()
+    common = x[0].double()  # no row of y: its order must be nothing
     a = x - common
     squares_a = squared_lengths(a)
     for columns in parts:

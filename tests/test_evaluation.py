@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -350,3 +351,37 @@ def test_scores_as_text():
     distances, ids = random_case(0)
     text = str(evaluate(distances, *ids))
     assert re.search(r"mAP \d+\.\d  Rank-1 .*Rank-10 .*mINP .*%  \(\d+ queries\)", text)
+
+
+def test_scores_are_equal_where_all_their_numbers_are():
+    """Once numpy's ValueError about the truth of an array; NaN stands for a query without a match."""
+    distances, ids = random_case(0)
+    scores = evaluate(distances, *ids)
+    assert np.isnan(scores.ap).any() and scores == evaluate(2 * distances, *ids)
+    assert scores != evaluate(-distances, *ids) and scores != evaluate(distances, *ids, max_rank=49) and scores != 3
+    with pytest.raises(TypeError, match="unhashable type: 'Scores'"):
+        hash(scores)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float16, np.int64, np.longdouble])
+def test_distances_of_other_types_are_converted_row_by_row(kind):
+    """Once a matrix of bytes took 16 times its size."""
+    distances = np.random.default_rng(0).integers(0, 200, (200, 20_000)).astype(kind)
+    ids = np.arange(200) % 100 + 1, np.arange(20_000) % 100 + 1, np.zeros(200, int), np.ones(20_000, int)
+    tracemalloc.start()
+    found = evaluate(distances, *ids)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < distances.nbytes and found == evaluate(distances.astype(np.float32), *ids)
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).eps >= np.finfo(float).eps, reason="long doubles are doubles here")
+@pytest.mark.parametrize("texts", [("1", "1.000000000000000001"), ("1e4000", "1e4001"), ("-1e-4000", "0")])
+def test_long_doubles_keep_their_order(texts):
+    """Once cast to float64, where these are equal, or infinite."""
+    near, far = (np.longdouble(text) for text in texts)
+    for distances, rank1 in (([near, far], 1), ([far, near], 0), ([near, near], 0.5)):
+        assert evaluate(np.array([distances]), [1], [1, 2], [0], [1, 1]).rank1 == rank1
+    for hole in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="query 0 hold NaN or infinity"):
+            evaluate(np.array([[0, hole]], np.longdouble), [1], [1, 2], [0], [1, 1])

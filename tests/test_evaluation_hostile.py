@@ -212,6 +212,7 @@ FORMS = {
     "a tensor in a graph": lambda a: torch.from_numpy(a).clone().requires_grad_() * 1,
     "a transposed tensor": lambda a: torch.from_numpy(a.T.copy()).T,
     "a parameter": lambda a: torch.nn.Parameter(torch.from_numpy(a)),
+    "a negated view": lambda a: torch.complex(torch.zeros(a.shape), -torch.from_numpy(a)).conj().imag,
 }
 
 
@@ -277,6 +278,17 @@ def test_a_tensor_comes_back_for_a_tensor():
     assert isinstance(call("euclidean_distances", x=torch.from_numpy(X)), torch.Tensor)
     assert isinstance(call("euclidean_distances", y=torch.from_numpy(Y)), np.ndarray)
     assert isinstance(call("euclidean_distances", x=X.tolist()), np.ndarray)
+
+
+def test_tensors_of_eight_bits():
+    """Once torch's own TypeError about a ScalarType."""
+    found = call("evaluate", distances=torch.from_numpy(GOOD["evaluate"]["distances"]).to(torch.float8_e4m3fn))
+    rounded = torch.from_numpy(GOOD["evaluate"]["distances"]).to(torch.float8_e4m3fn).float()
+    assert found == call("evaluate", distances=rounded)
+    packed = torch.zeros(6, 4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    for function, name in (("evaluate", "distances"), ("euclidean_distances", "x")):
+        with pytest.raises(ValueError, match=f"{name} must be a dense tensor of real numbers; got torch.float4"):
+            call(function, **{name: packed})
 
 
 # ---- imports --------------------------------------------------------------------------------------------------------

@@ -156,8 +156,13 @@ def test_two_pairs_of_one_person_around_all_others():
     assert line([1.0, 9.0], [2.0, 3, 4, 12, 13, 14]).eer == pytest.approx(0.5)
 
 
-def test_a_threshold_without_errors_lies_halfway():
-    assert line([1.0, 2.0], [4.0, 6.0]).threshold == pytest.approx(3, rel=1e-3)  # bins begin a thousandth away
+@pytest.mark.parametrize(
+    "one, two, halfway", [([1.0, 2.0], [4.0, 6.0], 3), ([1.0], [5.0], 3), ([1.0], [1.0005], 1.00025)]
+)
+def test_a_threshold_without_errors_lies_halfway(one, two, halfway):
+    """Once a thousandth of slack around the bins went into it: 1.00075 let the stranger at 1.0005 in."""
+    scores = line(one, two)
+    assert scores.eer == 0 and scores.threshold == pytest.approx(halfway, rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -268,6 +273,13 @@ def test_labels_of_one_and_two_are_refused():
     """Market-1501's own: yes would be read as no answer at all, and no as yes."""
     with pytest.raises(ValueError, match="got 2: labels of 1 .no. and 2 .yes."):
         attribute_scores(np.zeros((3, 1)), [[1], [2], [1]], (slice(0, 1),))
+
+
+def test_attribute_scores_are_equal_where_their_arrays_are():
+    """Once numpy's ValueError about the truth of an array."""
+    logits, groups = np.array([[1.0, 2], [-3, 1]]), (slice(0, 1), slice(1, 2))
+    first, again = (attribute_scores(logits, [[1, np.nan], [0, np.nan]], groups) for _ in range(2))
+    assert first == again and np.isnan(first.accuracy[1]) and first != attribute_scores(-logits, logits > 0, groups)
 
 
 def test_the_likeliest_of_a_group_whatever_holds_the_logits():

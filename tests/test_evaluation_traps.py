@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from test_evaluation import random_features, slow_ap
+from torch.overrides import TorchFunctionMode
 
 from reidnb.alignment import local_distance_matrix
 from reidnb.evaluation import euclidean_distances, evaluate, evaluate_features, rerank
+from reidnb.evaluation.distances import compare, padded
 
 # ---- traps ----------------------------------------------------------------------------------------------------------
 
@@ -303,3 +305,67 @@ def test_autocast_changes_no_distance():
     for new, old in zip(found, wanted):
         np.testing.assert_array_equal(np.asarray(new), np.asarray(old))
     assert (found[0][:, 0] == found[0][:, 16]).all()
+
+
+def test_float32_products_stay_float32_where_the_caller_allows_less(monkeypatch):
+    """Under TF32 a product's error of 1e-3 is what near-duplicates are told by."""
+    kinds, seen, mm = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul), set(), torch.mm
+
+    def spy(*given, **options):
+        seen.add(tuple(kind.fp32_precision for kind in kinds))
+        return mm(*given, **options)
+
+    monkeypatch.setattr(torch, "mm", spy)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        euclidean_distances(torch.ones(3, 4), torch.ones(50, 4))
+        assert torch.get_float32_matmul_precision() == "medium", "the caller's again"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen == {("ieee", "ieee")}
+
+
+class Largest(TorchFunctionMode):
+    """The bytes of the largest tensor that any operation gives."""
+
+    most = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for one in out if isinstance(out, (tuple, list)) else [out]:
+            self.most = max(self.most, one.numel() * one.itemsize if isinstance(one, torch.Tensor) else 0)
+        return out
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("points, spread", [(1, 1e-3), (1, 0), (2, 1e-8)])
+def test_collapsed_features_take_no_more_memory_than_others(points, spread, kind):
+    """Once a float64 copy of the whole gallery and a list of all entries, in each block of queries."""
+    rng = np.random.default_rng(0)
+    near = np.resize(rng.normal(size=(points, 64)), (20_032, 64)) + spread * rng.normal(size=(20_032, 64))
+    pair = compare(near[:32].astype(kind), near[32:].astype(kind), "x", "y")
+    out = padded(32, 20_000, pair.y)
+    with Largest() as made:
+        squared = pair.squared(slice(0, 32), out)
+    assert made.most <= out.numel() * out.itemsize
+    true = ((pair.x[:, None].double() - pair.y[::500].double()) ** 2).sum(2)
+    np.testing.assert_allclose(squared[:, ::500], true, rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-3, 1e-9])
+@pytest.mark.parametrize("queries, dimensions", [(1, 300), (20, 16), (70, 300)])
+@pytest.mark.parametrize("gallery", [5, 33, 101, 700, 2100])
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_twins_tie_and_no_order_of_the_gallery_counts(kind, gallery, queries, dimensions, spread):
+    """In float64 once for 27 in 100 queries only: kernels leave edges of 12 columns there, and the product that serves
+    collapsed features knew of none."""
+    rng = np.random.default_rng(0)
+    base, half = rng.normal(size=dimensions), gallery // 2
+    y = (base + spread * rng.normal(size=(gallery, dimensions))).astype(kind)
+    x = (base + spread * rng.normal(size=(queries, dimensions))).astype(kind)
+    y[half : 2 * half] = y[:half]
+    order = rng.permutation(gallery)
+    distances = euclidean_distances(x, y)
+    assert (distances[:, half : 2 * half] == distances[:, :half]).all()
+    assert (euclidean_distances(x, y[order]) == distances[:, order]).all()

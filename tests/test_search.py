@@ -125,6 +125,7 @@ def test_a_graph_that_would_not_fit_is_refused_before_any_work():
         build_graph(np.broadcast_to(np.float32(0), (10_000_000, 2048)))
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     "queries, gallery, k, message",
     [
@@ -140,6 +141,15 @@ def test_a_graph_that_would_not_fit_is_refused_before_any_work():
         (people(2)[0], people(9), 1, r"queries must be a matrix \(images, values\), got shape \(16,\)"),
         (people(2), people(9) * np.float32(np.nan), 1, "gallery: row 0 is not finite, as are 9 of 9"),
         (people(2), np.where(np.arange(9)[:, None] == 7, np.inf, people(9)), 1, "row 7 is not finite"),
+        (
+            np.float64(people(2)) * 1e39,
+            people(9),
+            1,
+            "queries: row 0 is beyond float32, as are 2 of 2: .* scale queries and gallery",
+        ),
+        (people(2), np.float64(people(9)) * 1e39, 1, "gallery: row 0 is beyond float32, as are 9 of 9"),
+        (people(2), np.float64(people(9)) * 1e-200, 1, "gallery: row 0 is below float32, as are 9 of 9"),
+        (np.full((2, 16), 2**60), people(9), 1, r"queries: row 0 is beyond 2\^53, .* as are 2 of 2"),
     ],
 )
 def test_what_cannot_be_searched(queries, gallery, k, message):
@@ -213,3 +223,48 @@ def test_many_neighbours_in_little_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 120 * 2**20  # all differences at once would be 176 MiB, twice
+
+
+@pytest.mark.parametrize("count", [3, 400])  # all that are looked at closely anyway, and more
+@pytest.mark.parametrize(
+    "first, step, kind",
+    [(2**24, 1, np.int64), (2**24, 1, np.uint32), (2**24, 1, float), (1, 1e-9, float), (1, 1e-15, np.longdouble)],
+)
+def test_what_float32_does_not_tell_apart(first, step, kind, count):
+    """Once all of these lay at 0, in the gallery's order."""
+    places = np.random.default_rng(0).permutation(count)
+    line = first + (step * np.arange(count)).astype(kind)
+    for memory in (2**20, 4 * 50):
+        rows, distances = nearest(line[1:2, None], line[places, None], 3, memory=memory)
+        assert places[rows[0, 0]] == 1 and set(places[rows[0, 1:]]) == {0, 2}
+        np.testing.assert_allclose(distances[0], [0, step, step], rtol=0.3 if step < 1e-12 else 1e-6)
+
+
+def test_small_differences_beside_a_large_value():
+    """Squares of 1 hide those of 1e-12 from float64, too."""
+    gallery = np.float32([[1, i * 1e-12] for i in np.random.default_rng(0).permutation(500)])
+    rows, _ = nearest(np.float32([[1, 0]]), gallery, 5)
+    assert (rows == slowly(np.float32([[1, 0]]), gallery, 5)[0]).all()
+
+
+def test_queries_of_one_call_are_strangers():
+    """Once 3e-25 found row 1 alone, and row 0 beside a query of 1: only a set all tiny was scaled."""
+    gallery = np.float32([[1e-25], [2.9e-25], [3e-26], [0.9], *np.geomspace(1e-24, 1, 40)[:, None]])
+    queries = np.float32([[3e-25], [1]])
+    rows, distances = nearest(queries, gallery, 3)
+    wanted_rows, wanted = slowly(queries, gallery, 3)
+    assert (rows == wanted_rows).all() and rows[0, 0] == 1
+    np.testing.assert_allclose(distances, wanted, rtol=1e-6)
+    for query, row in zip(queries, rows):
+        assert (nearest(query[None], gallery, 3)[0] == row).all()
+
+
+@pytest.mark.parametrize("memory", [0, -5, None, 2.5, True, "all"])
+def test_memory_is_a_number_of_bytes(memory):
+    """Once 0 and -5 were taken, and None a TypeError."""
+    for work in (
+        lambda: nearest(people(2), people(9), 1, memory=memory),
+        lambda: build_graph(people(9), memory=memory),
+    ):
+        with pytest.raises(ValueError, match=f"memory must be bytes from 1 on, got {memory!r}"):
+            work()

@@ -134,14 +134,11 @@ def _expanded(x, y, squares_x, squares_y, out):
 def _mend_near_duplicates(squared, x, y, squares_x, squares_y):
     """Recompute from differences the entries of `squared` below a thousandth of |x|^2 + |y|^2, where the product form
     has cancelled; some columns at once, since that may be all of them."""
-
-    def near(columns):
-        return squared[:, columns] < 1e-3 * (squares_x + squares_y[columns])
-
     parts = blocks(len(y), 42 * TILE)
-    if sum(int(near(columns).sum()) for columns in parts) <= squared.numel() // 50:
-        for columns in parts:
-            _recompute(squared[:, columns], x, y[columns], near(columns))
+    near = [squared[:, columns] < 1e-3 * (squares_x + squares_y[columns]) for columns in parts]
+    if sum(int(part.sum()) for part in near) <= squared.numel() // 50:
+        for columns, part in zip(parts, near):
+            _recompute(squared[:, columns], x, y[columns], part)
         return
     # (Nearly) collapsed features: twice the digits, without what all have in common, cost less than pair by pair.
     common = x[0].double()  # no row of y: its order must be nothing

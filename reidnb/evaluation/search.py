@@ -38,7 +38,7 @@ def nearest(queries, gallery, k: int = 10, memory: int = GIB, effort: int = 64) 
     gallery = _matrix(gallery, "gallery")
     k = _check(queries, gallery.shape[1], len(gallery), k)
     rough, best = _values(queries, "queries"), None
-    queries = rough if queries.dtype == np.float32 else np.float64(queries)
+    queries = rough if queries.dtype == np.float32 else queries.astype(np.result_type(queries, np.float64))
     for start, block in _blocks(gallery, memory):
         rows, squared = _search(rough, block, queries, gallery[start : start + len(block)], k)
         best = _in_order(rows + start, squared, k, best)
@@ -163,10 +163,10 @@ def _check(queries, width, count, k):
     return int(k)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _values(block, name, start=0):
     """A block of rows as faiss wants them; copied only where it must be."""
-    with np.errstate(over="ignore"):
-        rough, bad = np.ascontiguousarray(block, np.float32), False
+    rough, bad = np.ascontiguousarray(block, np.float32), False
     if not np.isfinite(rough.sum(dtype=np.float64)):  # one pass, and no mask of the block's size
         bad, what = ~np.isfinite(rough).all(1), "beyond float32" if np.isfinite(block).all() else "not finite"
     elif block.dtype.kind in "iu":

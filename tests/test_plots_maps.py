@@ -7,6 +7,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 from sklearn.manifold import trustworthiness
 
 from reidnb import plots
@@ -208,7 +209,7 @@ def test_stripe_maps_give_like_features_like_colours():
 
 def test_rigid_pairs_show_each_distance_as_a_bar_and_a_number():
     one, other = people(2)
-    ax = plots.rigid_pairs([(one, other)], [[0.1, 0.4, 0.9]], ["same"]).axes[0]
+    ax = plots.rigid_pairs([(one, other)], [torch.tensor([0.1, 0.4, 0.9])], ["same"]).axes[0]
     left, right = 4, ax.images[1].get_extent()[0]  # where the pictures, 4 wide and 8 high, leave room for the bars
     widths = [bar.get_width() for bar in ax.patches]
     np.testing.assert_allclose(np.divide(widths, widths[-1]), np.array([0.1, 0.4, 0.9]) / 0.9)  # on the largest's scale

@@ -49,10 +49,10 @@ def rigid_pairs(pairs, distances, titles) -> Figure:
     on the scale of the largest distance of all pairs: green below a third of it, red from two thirds on.
     """
     _one_each(pairs, distances=distances, titles=titles)
-    most = max((float(np.max(costs)) for costs in distances), default=0.0) or 1.0
+    distances = [finite(costs, f"distances of {title!r}", (None,)) for costs, title in zip(distances, titles)]
+    most = max((costs.max(initial=0.0) for costs in distances), default=0.0) or 1.0
     figure, axes = plt.subplots(1, len(pairs), figsize=(2.5 * len(pairs), 2.9), squeeze=False)
     for ax, (a, b), costs, title in zip(axes[0], pairs, distances, titles):
-        costs = finite(costs, f"distances of {title!r}", (None,))
         height, width, right = _side_by_side(ax, a, b, gap=1.3)
         edges = np.linspace(0, height, len(costs) + 1)
         room = right - width

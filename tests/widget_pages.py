@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from IPython.display import display
 
-from reidnb import alignment, evaluation, losses, plots
+from reidnb import alignment, evaluation, ledger, losses, plots
 from reidnb.methods.mining import choose_triplets
 from reidnb.synthetic import Dials, draw, make_world
 
@@ -73,16 +73,6 @@ def cards(rows):
     return plots.attribute_cards(images[rows], [[(word, bool(i % 2)) for i, word in enumerate(words)]] * len(rows))
 
 
-names = "gender hair up down clothes hat backpack bag handbag age upblack upwhite upred uppurple upyellow upgray upblue"
-questions = Namespace(statements=[*names.split(), "downblack"], words=lambda k: f"statement {k}: a word or two of it")
-
-
-def show_searches(wanted):
-    colours = [plots.GREEN if wanted.get("hat") else plots.RED] * 10
-    words = "\\n".join([*wanted, "(AP 50 %)"])
-    return plots.picture_grid([images[10 * len(wanted) : 10 * len(wanted) + 10]], None, [colours], [words], height=1.3)
-
-
 weights = {weight: Namespace(generator=weight) for weight in (1.0, 20.0, 40.0)}
 restyle = lambda weight, images, camera: np.roll(images, camera, 1) // np.uint8(1 + weight // 20)
 
@@ -98,7 +88,8 @@ distances = torch.cdist(features, features).numpy()
 # 13
 words = {"id": "a", "statement": "One method beats another, in words as long as claims have them, on drawn people"}
 words |= {"dataset": "synthetic", "profile": "full", "method": "baseline", "baseline": "ide", "metric": "mAP"}
-words |= {"gain": 5.2, "paper_gain": 7.8, "spread": 1.8, "seeds": 3, "verdict": "holds"}
+words |= {"gain": 5.2, "paper_gain": 7.8, "spread": 1.8, "seeds": 3, "verdict": "holds", "decides": 0}
+words |= {"q": 0.01, "sign": 1, "slack": 0.0, "notebook": 13, "note": ""}
 judged = pd.DataFrame([words] * 20)
 row, sides = judged.iloc[0], lambda row: (np.array([60.0, 62.0, 61.0]), np.array([55.0, 57.0, 55.5]))
 

@@ -3,7 +3,7 @@
 # make test         the environment, then every test, the notebooks included
 # make lab          open the notebooks
 # make book         the notebooks as web pages, with an API reference: build/book/index.html
-# make measured     the other tables of reidnb/results: hours (photographs where REIDNB_DATA has them)
+# make measured     the other tables of reidnb/results: hours (cut photographs: workflow/partial.py --root)
 # make TORCH=cpu ...  the first time: torch without CUDA, a tenth of the size
 
 PROFILE ?= quick
@@ -47,7 +47,7 @@ pretrain: .venv/ready
 tables: .venv/ready
 	$(BIN)/python -m reidnb tables
 
-measured: .venv/ready  # reidnb/results beside the runs': hours; what is there already is not made again
+measured: .venv/ready  # reidnb/results beside the runs': hours; most rows that are there already are not made again
 	for script in $(MEASURED); do $(BIN)/python workflow/$$script.py || exit 1; done
 	$(BIN)/python -m reidnb styles
 

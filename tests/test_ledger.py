@@ -160,8 +160,10 @@ def test_what_follows_from_a_claim_lends_it_nothing():
     """The mirror of a claim has its very spread: it must not make the interval narrower, nor q larger."""
     table = runs([0.62, 0.64, 0.61], [0.60, 0.605, 0.595])
     mirror = CLAIM | {"id": "mirror", "method": "old", "baseline": "new", "follows": CLAIM["id"]}
-    alone, (first, second) = verdict(table), judge(table, [CLAIM, mirror]).itertuples()
+    other = CLAIM | {"id": "other", "metric": "rank1"}  # with no gain at all
+    (alone, _), (first, second, _) = (judge(table, c).itertuples() for c in ([CLAIM, other], [CLAIM, mirror, other]))
     assert (first.spread, first.p, first.q) == pytest.approx((alone.spread, alone.p, alone.q))
+    assert alone.q == pytest.approx(2 * alone.p), "two tests, not three"
     assert (second.spread, second.q, second.gain) == pytest.approx((alone.spread, alone.q, -alone.gain))
 
 

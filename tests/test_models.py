@@ -97,6 +97,16 @@ def test_the_small_xception_form():
     assert parameters(xception) < parameters(plain) / 3
 
 
+def test_a_channelwise_convolution_is_float32_under_autocast():
+    """On a CPU, where bfloat16 would only be slower; the 1x1 convolution behind it takes the narrow type again."""
+    each, across = load_backbone("small_xception", None).blocks[0].conv1
+    x = torch.randn(2, each.in_channels, 8, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = each(x.bfloat16())
+        assert across(y).dtype == torch.bfloat16
+    torch.testing.assert_close(y, each(x.bfloat16().float()), rtol=0, atol=0)
+
+
 # ---- weights --------------------------------------------------------------------------------------------------------
 
 
@@ -149,7 +159,7 @@ def test_same_padding_is_tensorflows(kernel, height, width, groups):
         total = max((-(-side // 2) - 1) * 2 + kernel - side, 0)
         pads += [total // 2, total - total // 2]
     expected = F.conv2d(F.pad(x, pads), layer.conv.weight, stride=2, groups=groups)
-    torch.testing.assert_close(layer._convolve(x), expected)
+    torch.testing.assert_close(layer.conv(layer._padded(x)), expected)
 
 
 def test_lite0_without_its_wheel_says_what_to_install(monkeypatch):

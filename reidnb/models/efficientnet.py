@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from reidnb.batches import MEAN, STD
+from reidnb.models.resnet import Channelwise
 
 # Stages: how many blocks, kernel, stride of the first, expansion, channels.
 STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192))
@@ -79,24 +80,21 @@ class ConvNorm(nn.Module):
 
     def __init__(self, inputs, outputs, kernel, stride=1, groups=1, active=True):
         super().__init__()
-        self.stride, self.active = stride, active
-        self.conv = nn.Conv2d(inputs, outputs, kernel, 1, kernel // 2, groups=groups, bias=False)
+        self.active = active
+        kind, pad = Channelwise if groups > 1 else nn.Conv2d, 0 if stride == 2 else kernel // 2
+        self.conv = kind(inputs, outputs, kernel, stride, pad, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(outputs, eps=1e-3)
 
     def forward(self, x):
-        x = self.norm(self._convolve(x))
+        x = self.norm(self.conv(self._padded(x)))
         return F.relu6(x, inplace=True) if self.active else x
 
-    def _convolve(self, x):
-        conv = self.conv
-        if self.stride == 2:  # an even side gets one row or column less before than behind
-            pad, (rows, columns) = conv.kernel_size[0] // 2, (1 - side % 2 for side in x.shape[2:])
-            x = F.pad(x, (pad - columns, pad, pad - rows, pad))
-        pad = 0 if self.stride == 2 else conv.padding
-        if conv.groups == 1 or x.device.type != "cpu":
-            return F.conv2d(x, conv.weight, None, self.stride, pad, 1, conv.groups)
-        with torch.autocast("cpu", enabled=False):  # a CPU's bfloat16 is three times slower channel by channel
-            return F.conv2d(x.float(), conv.weight, None, self.stride, pad, 1, conv.groups)
+    def _padded(self, x):
+        if self.conv.stride == (1, 1):
+            return x
+        # an even side gets one row or column less before than behind
+        pad, (rows, columns) = self.conv.kernel_size[0] // 2, (1 - side % 2 for side in x.shape[2:])
+        return F.pad(x, (pad - columns, pad, pad - rows, pad))
 
 
 class Inverted(nn.Module):

@@ -27,7 +27,7 @@ MOST_SEEDS = 999
 EXACTLY = {1: "holds", 0: "no effect", -1: "opposite"}  # of what has no spread: nothing learned, the same pictures
 SAID = ("id", "statement", "source", "metric", "method", "on")  # by every claim; and what else one may say:
 MAY_SAY = ("baseline", "below", "better", "slack", "paper_gain", "notebook", "statement_zh", "follows", "predicted")
-MAY_SAY += tuple(f"{who}_{what}" for who in ("method", "baseline") for what in ("metric", "on", "from"))
+MAY_SAY += ("adds_up", *(f"{who}_{what}" for who in ("method", "baseline") for what in ("metric", "on", "from")))
 
 
 class Judged(NamedTuple):
@@ -134,10 +134,10 @@ def judge(runs: pd.DataFrame, claims: list[dict] | None = None) -> pd.DataFrame:
     good". "holds": the interval lies on the claimed side, q is at most 0.05, and the paper's gain is not above the
     interval; "holds, smaller": it is; "opposite": the interval lies on the other side; "no effect": all of it lies
     within NOTHING of zero, and no slack is claimed; "undecided"; "one run"; "not run". What learns nothing needs one
-    run where it is tested on photographs, which no seed changes. `note` says of what other claim it follows, what slack
-    it has, and of a rival that finds less than the start did before any training. Beside the datasets that a claim
-    names it is tested wherever its runs were made on photographs. ValueError for two rows of `runs` for one run, and
-    for scores that are no numbers.
+    run where it is tested on photographs, which no seed changes. `note` says what other claim it follows from or which
+    it adds up from, its slack, and of a rival that finds less than the start did before any training. Beside the
+    datasets that a claim names it is tested wherever its runs were made on photographs. ValueError for two rows of
+    `runs` for one run, and for scores that are no numbers.
     """
     claims = papers()["claim"] if claims is None else [*map(_checked_claim, claims)]
     kinds = ("metric", "method_metric", "baseline_metric")
@@ -222,6 +222,7 @@ def _with_verdicts(table):
 def _note(claim, runs, dataset):
     """What a reader must know beside the verdict."""
     notes = [f"follows from {claim['follows']}"] if "follows" in claim else []
+    notes += [f"adds up from {' and '.join(claim['adds_up'])}"] if "adds_up" in claim else []
     notes += [f"holds down to {claim['slack']:g} points worse"] if claim.get("slack") else []
     found = runs[runs.dataset == dataset].groupby("name").mAP.mean()
     for who in ("baseline", "method"):

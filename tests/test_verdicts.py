@@ -4,7 +4,7 @@ import csv
 import math
 import statistics
 import tomllib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +155,39 @@ def rejudged():
         p = 2 * special.stdtr(dof, -abs(statistics.fmean(signed)) / error)
         found[key] = statistics.fmean(gains), special.stdtrit(dof, 0.975) * error, p, n
     return found, follows
+
+
+def test_whatever_adds_up_says_so():
+    """A claim is a step from one run to another. One that closes a circle of claims adds up from the rest of it."""
+    claims = tomllib.loads((PACKAGE / "papers.toml").read_text(encoding="utf-8"))["claim"]
+    about = {c["id"]: c for c in claims}
+
+    def end(claim, who):
+        return claim[who], claim.get(f"{who}_metric", claim["metric"]), claim.get(f"{who}_on"), claim.get(f"{who}_from")
+
+    steps = {c["id"]: (end(c, "baseline"), end(c, "method")) for c in claims if "baseline" in c and "follows" not in c}
+    for name, (start, goal) in steps.items():
+        rest = [*map(str, about[name].get("adds_up", ()))]
+        joined = Counter(point for step in rest for point in steps[step])  # a path: its inner points twice
+        assert {point for point, n in joined.items() if n == 1} == ({start, goal} if rest else set()), name
+    island = {}  # of runs that unmarked claims join; two in one island would be a circle nobody marked
+
+    def head(point):
+        while (above := island.get(point, point)) != point:
+            point = above
+        return point
+
+    for name, ends in steps.items():
+        if "adds_up" not in about[name]:
+            first, second = map(head, ends)
+            assert first != second, f"{name} closes a circle: say adds_up"
+            island[first] = second
+    table = judge(ledger.results(kept=False))
+    gain = table.set_index(["id", "dataset", "profile"]).gain
+    assert gain["alfo-beats-apr", "synthetic", "full"] == pytest.approx(
+        gain["alfo-beats-global", "synthetic", "full"] - gain["attributes-help", "synthetic", "full"], abs=1e-9
+    )
+    assert "adds up from alfo-beats-global and attributes-help" in set(table.note[table.id == "alfo-beats-apr"])
 
 
 def test_the_whole_ledger_by_a_second_hand():

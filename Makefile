@@ -3,7 +3,7 @@
 # make test         the environment, then every test, the notebooks included
 # make lab          open the notebooks
 # make book         the notebooks as web pages, with an API reference: build/book/index.html
-# make measured     the other tables of reidnb/results: hours (cut photographs: workflow/partial.py --root)
+# make measured     the other tables of reidnb/results: hours
 # make TORCH=cpu ...  the first time: torch without CUDA, a tenth of the size
 
 PROFILE ?= quick

@@ -279,16 +279,19 @@ def _changes(base, recipe, ours, options, profile):
     ways = flat_names(stands)
     was, now = ({name: _held(whole, way) for name, way in ways.items()} for whole in (stands, recipe))
     asked = [find(base, field) for field in ours] if stands == base else ways
-    changed = {name: now[name] for name in asked if was[name] != now[name]}
-    others = [ways[name] for name in changed if _kinds(was[name]) != _kinds(now[name])]  # other parts: told as a whole
-    parts = [way[:n] for way in map(ways.get, changed) for n in range(len(way))]  # else by their fields
-    changed = {
-        name: given
-        for name, given in changed.items()
-        if not any(ways[name][: len(way)] == way != ways[name] for way in others)
-        and (ways[name] in others or ways[name] not in parts)
-    } | options
-    return ", ".join(f"{name}={_words(given)}" for name, given in sorted(changed.items()))
+    changed = [name for name in asked if was[name] != now[name]]
+    replaced = [name for name in changed if _kinds(was[name]) != _kinds(now[name])]  # other parts stand there
+
+    def inside(name, other):
+        return len(ways[name]) > len(ways[other]) and ways[name][: len(ways[other])] == ways[other]
+
+    said = dict(options)
+    for name in changed:
+        if any(inside(name, other) for other in replaced):
+            continue  # told as a whole
+        if name in replaced or not any(inside(field, name) for field in changed):  # the same parts: by their fields
+            said[name] = now[name]
+    return ", ".join(f"{name}={_words(given)}" for name, given in sorted(said.items()))
 
 
 def _kinds(given):
@@ -296,8 +299,12 @@ def _kinds(given):
 
 
 def _held(whole, way):
+    """What a value has in a place, None where it has no such place: of two losses the second may be gone."""
     for step in way:
-        whole = whole[step] if isinstance(step, int) else getattr(whole, step, None)
+        if isinstance(step, int):
+            whole = whole[step] if isinstance(whole, tuple) and step < len(whole) else None
+        else:
+            whole = getattr(whole, step, None)
     return whole
 
 

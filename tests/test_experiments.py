@@ -245,6 +245,14 @@ def test_a_callers_own_recipe_under_a_known_name_is_no_plain_row(elsewhere):
     assert "losses=identity+trihard" in other and "smoothing" not in other and "margin" not in other
 
 
+def test_a_recipe_of_a_known_name_may_have_fewer_parts(elsewhere):
+    """Its second loss taken away, "baseline" has no place where the standing one has its margin."""
+    whole = recipe("baseline_scratch")
+    fewer = replace(whole, losses=whole.losses[:1], epochs=1, warmup=0.25)
+    found = run(fewer, **{name: value for name, value in TINY.items() if name != "epochs"})
+    assert "losses=identity, " in found.changes and "margin" not in found.changes
+
+
 def test_a_change_of_parts_is_said_by_their_names(elsewhere):
     found = run("ide_scratch", **TINY | {"losses": (Identity(smoothing=0.2), TriHard()), "warmup": 0.25})
     assert "losses=identity+trihard" in found.changes and "warmup=0.25" in found.changes

@@ -222,18 +222,18 @@ def _file(path):
 @dataclass(frozen=True)
 class Calibration:
     """What distances mean for one network, on pictures like those of one test: distances of pairs of two people,
-    sorted, and of one person seen by two cameras; and a logistic curve between the two, log(ratio) = a - b distance."""
+    sorted, and of one person seen by two cameras; and how likely one person is, of as many pairs of either kind:
+    `shares` at the distances `edges`, falling, straight lines between them."""
 
     twos: np.ndarray
     ones: np.ndarray
-    a: float
-    b: float
+    edges: np.ndarray
+    shares: np.ndarray
 
     def read(self, distance: float) -> Comparison:
-        with np.errstate(over="ignore"):
-            ratio = float(np.exp(np.clip(self.a - self.b * distance, -50, 50)))
+        likely = float(np.interp(distance, self.edges, self.shares))
         nearer = float(np.searchsorted(self.twos, distance, side="right") / len(self.twos))
-        return Comparison(distance, ratio, ratio / (1 + ratio), nearer)
+        return Comparison(distance, likely / (1 - likely), likely, nearer)
 
     def threshold(self, false_accepts: float) -> float:
         """The distance below which that share of pairs of two people lie, as access control asks for one: 0.001 lets
@@ -256,10 +256,12 @@ def calibrate(query, gallery, query_pids, gallery_pids, query_camids, gallery_ca
     """A Calibration from features of a test, query (Q, D) and gallery (G, D), which the network has not learned from.
 
     Of pairs of two people a million are drawn by lot where there are more; junk (-1) is left out, and so are pairs of
-    one person in one camera, as in the ranking. The curve is Platt's (1999), fitted to a hundred thousand pairs of
-    either kind at most, at equal weight.
+    one person in one camera, as in the ranking. Both kinds weigh the same. Of all curves that never rise the one that
+    fits best is taken (isotonic regression: Zadrozny and Elkan, 2002), with one pair more of two people at the least
+    distance and one of one person at the largest, so that nothing is surer than the pairs are many. (Platt's logistic
+    curve fits the middle and goes on promising where no pair was ever seen.)
     """
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.isotonic import IsotonicRegression
 
     from reidnb.evaluation.inputs import all_ids, feature_pair, require_finite
 
@@ -282,11 +284,13 @@ def calibrate(query, gallery, query_pids, gallery_pids, query_camids, gallery_ca
             f"calibration needs pairs of one person in two cameras and of two people, ten or more of either; got "
             f"{len(ones)} and {len(twos)}"
         )
-    some = [rng.permutation(values)[: PAIRS // 10] for values in (ones, twos)]
-    values, kinds = np.concatenate(some), np.repeat((1, 0), [*map(len, some)])
-    scale = values.std() or 1.0
-    curve = LogisticRegression(C=1e4, class_weight="balanced").fit(values[:, None] / scale, kinds)
-    return Calibration(np.sort(twos), np.sort(ones), float(curve.intercept_[0]), float(-curve.coef_[0, 0] / scale))
+    counted = ((ones, 1.0), (twos, 0.0), (twos.min(keepdims=True).clip(max=ones.min()), 0.0))
+    counted += ((ones.max(keepdims=True).clip(min=twos.max()), 1.0),)
+    values, kinds = np.concatenate([v for v, _ in counted]), np.concatenate([np.full(len(v), k) for v, k in counted])
+    weights = np.where(kinds == 1, 1 / (len(ones) + 1), 1 / (len(twos) + 1))
+    curve = IsotonicRegression(increasing=False).fit(values.astype(np.float64), kinds, weights)
+    edges, shares = curve.X_thresholds_, curve.y_thresholds_
+    return Calibration(np.sort(twos), np.sort(ones), edges, shares)
 
 
 def _apart(x, y, q, g):

@@ -222,11 +222,12 @@ def test_ten_thousand_kept_pictures_answer_at_once(tmp_path, asked):
 # ---------------------------------------------------------------------------------------------- what a distance means
 
 
-def people(n=40, spread=0.35, dim=8):
-    """Features of people with six pictures each, from three cameras."""
+def people(n=40, spread=0.35, dim=8, tails=False):
+    """Features of people with six pictures each, from three cameras; with `tails` some pictures lie far off."""
     rng = np.random.default_rng(3)
     centres = rng.normal(size=(n, dim))
-    features = (centres[:, None] + spread * rng.normal(size=(n, 6, dim))).reshape(-1, dim)
+    far = rng.standard_t(2, size=(n, 6, 1)) if tails else 1.0
+    features = (centres[:, None] + spread * far * rng.normal(size=(n, 6, dim))).reshape(-1, dim)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     pids, camids = np.repeat(np.arange(1, n + 1), 6), np.tile([0, 0, 1, 1, 2, 2], n)
     query = np.arange(len(pids)) % 6 == 0
@@ -256,7 +257,28 @@ def test_likely_is_likely():
     kinds = np.repeat((1, 0), 20_000)
     for low in (0.1, 0.3, 0.5, 0.7):
         inside = (likely >= low) & (likely < low + 0.2)
-        assert abs(kinds[inside].mean() - likely[inside].mean()) < 0.1  # Platt's curve is a model, no table
+        # 3,600 pairs and more in each fifth: five standard errors
+        assert abs(kinds[inside].mean() - likely[inside].mean()) < 0.04
+
+
+def test_no_ratio_is_larger_than_what_was_counted():
+    """Where no two people are so near, a ratio is bounded by how many pairs were looked at, whatever the tails."""
+    found = calibrate(*people(60, 0.2))
+    nearest = found.read(0.0)
+    within = (found.ones <= found.twos.min()).sum()
+    assert 0 < within <= len(found.ones)
+    assert nearest.ratio <= (within + 1) / (len(found.ones) + 1) * (len(found.twos) + 1) * 1.001  # float64's digits
+    assert 0 < found.read(9.0).likely < 0.5 < nearest.likely < 1, "never certain"
+
+
+def test_a_ratio_is_what_was_counted_also_in_the_tails():
+    """Pictures of some people lie far from their others, so that no logistic curve fits (Platt's gives a third of what
+    is counted among the nearest of two people)."""
+    found = calibrate(*people(200, 0.3, tails=True))
+    for share in (0.0005, 0.005, 0.05, 0.3):
+        distance = np.quantile(found.twos, share)
+        counted = [(abs(values - distance) < 0.05).mean() for values in (found.ones, found.twos)]
+        assert found.read(distance).ratio == pytest.approx(counted[0] / counted[1], rel=0.5)  # a hundred pairs' luck
 
 
 def test_nearer_is_likelier_and_many_others_make_it_less_so():
@@ -308,7 +330,7 @@ def test_calibrations_that_cannot_be():
         calibrate(query, gallery, q_pids, g_pids, np.zeros_like(q_cams), np.zeros_like(g_cams))
     with pytest.raises(ValueError, match="ten or more of either; got .* and 0"):
         calibrate(query, gallery, np.ones_like(q_pids), np.ones_like(g_pids), q_cams, g_cams)
-    found = Calibration(np.linspace(0, 1, 100), np.linspace(0, 1, 100), 1.0, 1.0)
+    found = Calibration(*[np.linspace(0, 1, 100)] * 2, np.array([0.0, 1.0]), np.array([0.9, 0.1]))
     with pytest.raises(ValueError, match="100 pairs of two people cannot tell what 0.001 of all do"):
         found.threshold(0.001)
     for share in (0, 1, -1, 2):

@@ -84,7 +84,7 @@ def pck(found: np.ndarray, truth: np.ndarray, share: float = 0.2) -> float:
 
 class PoseNet(nn.Module):
     """Pictures (N, 3, H, W) -> heat maps (N, 14, H / 4, W / 4), logits of where a point is, and logits (N, 14) of
-    whether it is seen. 0.2 M parameters; what each cell says rests on the whole body (a path through H / 16)."""
+    whether it is seen. 0.14 M parameters; what each cell says rests on the whole body (a path through H / 16)."""
 
     def __init__(self, width: int = 48):
         super().__init__()

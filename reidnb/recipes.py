@@ -263,7 +263,7 @@ RECIPES = {
             compare="local",
         ),
         # as the papers print them: HPLF's own mining, lambda 1, no 1x1 convolution and no unit length; AlignedReID's
-        # stripes without unit length, of equal weight; PCB's full width and a sum of losses
+        # stripes without unit length, of equal weight; PCB's 256 values and a sum of losses
         Recipe(
             "hplf_printed",
             "HPLF as printed",
@@ -278,7 +278,7 @@ RECIPES = {
         ),
         Recipe(
             "pcb_printed",
-            "PCB as printed: full width, summed losses",
+            "PCB as printed: 256 values a stripe, summed losses",
             heads=(Stripes(8, width=256, classifiers=True),),
             losses=(PartIdentity(weight=8.0),),
             compare="local",

@@ -126,10 +126,11 @@ def stripes_and_votes(image, edges, known, names, votes=None, label: str = "", l
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), gridspec_kw=widths, layout="constrained")
     show_person(left, image)
     for n, (top, bottom) in enumerate(edges * height):
-        x = width * (1.08 + 0.13 * (n % 2))  # neighbours overlap: one beside the other
-        look = {"color": (BLUE, ORANGE)[n % 2], "linestyle": "-", "linewidth": 4, "clip_on": False}
-        left.plot([x, x], [top + 0.5, bottom - 0.5], **look)
-        left.text(1.28 * width, (top + bottom) / 2, str(n + 1), fontsize=8, va="center")
+        x = width * (1.1 + 0.22 * (n % 2))  # neighbours overlap: one beside the other
+        look = {"color": (BLUE, ORANGE)[n % 2], "linestyle": "-", "linewidth": 9, "solid_capstyle": "butt"}
+        left.plot([x, x], [top - 0.5 + height / 90, bottom - 0.5 - height / 90], clip_on=False, **look)
+        words = {"fontsize": 8, "color": "white", "ha": "center", "va": "center"}
+        left.text(x, (top + bottom) / 2 - 0.5, str(n + 1), **words)
     left.set(xlim=(-0.5, 1.4 * width), ylim=(height - 0.5, -0.5))
     shown = right.imshow(known, cmap="Greens", aspect="auto", vmin=limits[0], vmax=limits[1])
     figure.colorbar(shown, label=label, pad=0.02)

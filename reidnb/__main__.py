@@ -225,9 +225,10 @@ def search(args):
         raise ValueError(f"--picture is a file to be written, one of {', '.join(SHOWN)}; got {args.picture}")
     embedder = _embedder(args)
     for rank, one in enumerate(found := yours.search(args.query, args.folder, embedder, args.k), 1):
-        print(f"{rank:4}  {one.distance:.3f}  {one.file}", flush=True)  # the picture takes seconds longer
+        name = str(one.file).encode(errors="backslashreplace").decode()  # a name may be no UTF-8
+        print(f"{rank:4}  {one.distance:.3f}  {name}", flush=True)  # the picture takes seconds longer
     path = args.picture or cache_root() / "figures" / "ranking.jpg"
-    figure = yours.picture(args.query, found)
+    figure = yours.picture(args.query, found[:20])  # a JPEG is 65,500 pixels wide at most
     atomic_write(path, lambda file: figure.savefig(file, dpi=120, bbox_inches="tight"))
     print(path)
     print(FIRST_LOOK * (not args.recipe), end="")

@@ -92,9 +92,10 @@ def gradient_norms(model: nn.Module, terms: Sequence, pixels: torch.Tensor, batc
     history. Their ratio, not that of the losses, says what a weight (lambda) does.
 
     pixels: a batch as `batches.make_batch` gives it; batch: who is in it. A copy of the model looks at it, so that a
-    batch norm in training learns nothing from the question.
+    batch norm in training learns nothing from the question, and a term's memory neither.
     """
-    output = copy.deepcopy(model)(pixels)
+    model, terms = copy.deepcopy((model, terms))
+    output = model(pixels)
     values = evaluate_terms(terms, output, batch)
     pulls = {
         name: torch.autograd.grad(term, output.map, retain_graph=True, allow_unused=True)[0]

@@ -30,11 +30,13 @@ from reidnb.inference import embed
 from reidnb.methods.adaptation import target_of
 from reidnb.network import ReIDModel
 from reidnb.recipes import Recipe, recipe
-from reidnb.result import Result, to_plain
+from reidnb.result import Result, to_plain, who_is_there
 from reidnb.runtime import choose_device, precision
 from reidnb.sources import code_digest, source_of
 from reidnb.training import train
 from reidnb.values import Count, Within, value
+
+FEW = 8  # pictures of a camera that say too little of what it does to pictures
 
 
 @value
@@ -103,6 +105,7 @@ def pseudo_label(
     about = [
         source.key,
         without_points(data.fingerprint),
+        who_is_there(data),
         to_plain(plan),
         asdict(how),
         int(seed),
@@ -129,7 +132,7 @@ def standardise(features: np.ndarray, camids: np.ndarray, like: tuple | None = N
     What a camera does to all of its pictures is no mark of a person (Zhuang et al., 2020, do it in every batch norm).
     camids (N,) says which camera. Mean and spread are those of the pictures themselves or of others, `like` = (features
     (M, D), camids (M,)): what must be known is who took a picture, and nobody's name. Raises ValueError for a camera
-    that is not in `like`.
+    that is not in `like`. Of a camera with fewer than FEW pictures there nothing is known: all of them speak for it.
     """
     given, cameras = (np.asarray(features, np.float32), np.asarray(camids))
     others, theirs = (given, cameras) if like is None else map(np.asarray, like)
@@ -137,7 +140,7 @@ def standardise(features: np.ndarray, camids: np.ndarray, like: tuple | None = N
         raise ValueError(f"nothing is known of what camera {missing[0]} does: `like` has no picture of it")
     out = np.empty_like(given)
     for camera in np.unique(cameras):
-        crowd = others[theirs == camera]
+        crowd = own if len(own := others[theirs == camera]) >= FEW else others
         out[cameras == camera] = (given[cameras == camera] - crowd.mean(0)) / (crowd.std(0) + 1e-6)
     return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
 
@@ -232,10 +235,12 @@ def _next(before, number, data, plan, how, seed, device):
 
 def _scores(data, query, gallery, features):
     """Of features as they are, and as they are once what the cameras do to the training pictures is taken off."""
-    like = features, data.target.camids
+    plain, like = evaluate_features(query, gallery, *data.ids), (features, data.target.camids)
+    found = {"mAP": plain.mAP, "rank1": plain.rank1, "camera_mAP": np.nan, "camera_rank1": np.nan}
+    if not {*data.query.camids.tolist(), *data.gallery.camids.tolist()} <= {*data.target.camids.tolist()}:
+        return found  # cameras that took no picture to learn from: nothing can be taken off
     sides = (standardise(x, part.camids, like) for x, part in ((query, data.query), (gallery, data.gallery)))
-    plain, within = evaluate_features(query, gallery, *data.ids), evaluate_features(*sides, *data.ids)
-    found = {"mAP": plain.mAP, "rank1": plain.rank1}
+    within = evaluate_features(*sides, *data.ids)
     return found | {"camera_mAP": within.mAP, "camera_rank1": within.rank1}
 
 

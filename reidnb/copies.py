@@ -93,7 +93,7 @@ def measure_styles(seed: int = 0, device=None) -> pd.DataFrame:
     for name, painters in itertools.groupby(shipped_painters(), lambda painter: painter.dataset):
         data = open_dataset(name, size=(64, 32))
         classifier = camera_classifier(data.train, seed=seed, device=device)
-        finder = run("baseline", name, seed=seed, device=device).model()
+        finder = run("baseline", name, seed=seed, world=0, device=device).model()
         truth = true_styles(name, (64, 32), {}, "query")
         found = {f"StarGAN, reconstruction {painter.plan.reconstruction:g}": painter for painter in painters}
         paint = {k: functools.partial(restyle, painter.generator, data.query.images) for k, painter in found.items()}

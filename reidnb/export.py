@@ -30,7 +30,8 @@ class Described(nn.Module):
         said = self.model(pixels)[self.compare]
         if self.flip:
             said = (said + self.model(pixels.flip(3))[self.compare]) / 2
-        return F.normalize(F.normalize(said, dim=-1).flatten(1))
+        said = said if self.compare.endswith("logits") else F.normalize(said, dim=-1)
+        return F.normalize(said.flatten(1))
 
 
 def check_onnx(path: str | Path) -> Path:

@@ -8,6 +8,7 @@ have is said in `reidnb.methods`; one of your own, from a notebook's cell, goes 
 """
 
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from typing import Annotated, Any, Literal
 
 from reidnb.batches import Augmentation
@@ -378,8 +379,11 @@ def recipe(name: str | Recipe, /, profile: str = "quick", **changes: Any) -> Rec
         settings |= SCRATCH.get(profile, {})
     if base.epochs == 0:  # not trained under any profile
         settings.pop("epochs", None)
-    settled = change(base, **{field: given for field, given in settings.items() if field not in changes})
-    return change(settled, **changes)
+    if base.weights == "drawn":  # whoever has none refuses it: another start would be another claim
+        settings.pop("weights", None)
+    settings = {field: given for field, given in settings.items() if field not in changes}
+    own = {name: settings.pop(name) for name in [f.name for f in fields(Recipe)] if name in settings}
+    return change(change(replace(base, **own), **settings), **changes)
 
 
 def _larger(base: Recipe, settings: dict) -> Iterator[tuple[str, str]]:

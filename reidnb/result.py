@@ -123,7 +123,7 @@ class Result:
 
     def _which(self):
         names = {"recipe": self.name, "dataset": self.dataset, "changes": self.changes}
-        return names | {"profile": self.profile, "seed": self.seed}
+        return names | {"profile": "full" if self.profile == "quick" else self.profile, "seed": self.seed}
 
 
 # ----------------------------------------------------------------------------------------------------- save and load
@@ -283,7 +283,7 @@ def _seen_by(recipe: Recipe, fingerprint: str) -> str:
     return fingerprint if reads_points(recipe) else without_points(fingerprint)
 
 
-def _who_is_there(data: ReIDDataset) -> str:
+def who_is_there(data: ReIDDataset) -> str:
     """A digest of people and cameras, since whoever makes a dataset of another one may keep its fingerprint; and of the
     pictures of one that has none."""
     names = ("train", "target", "query", "gallery", "multi_query")
@@ -304,7 +304,7 @@ def key_of_run(recipe: Recipe, data: ReIDDataset, seed: int, device: torch.devic
         "dataset": [
             data.name,
             _seen_by(recipe, data.fingerprint),
-            _who_is_there(data),
+            who_is_there(data),
             *(data.attribute_names if recipe.needs_attributes else ()),
         ],
         **({"options": data.options} if data.options else {}),  # a table's row says them, though content be the same

@@ -37,7 +37,7 @@ def source_of(thing: type | types.FunctionType) -> str:
             continue
         seen.append(now)
         functions = _functions(now)
-        outside = {name: value for function in functions for name, value in _outside(function)}
+        outside = {name: value for function in functions for name, value in (*_outside(function), *_defaults(function))}
         inside = {k: v for k, v in vars(now).items() if k[:2] != "__"} if isinstance(now, type) else {}
         plain = {k: repr(v) for k, v in (inside | outside).items() if _is_plain(v)}
         said.append([now.__qualname__, [*map(_text, functions)], sorted(plain.items())])
@@ -70,6 +70,13 @@ def _outside(function):
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
         with contextlib.suppress(ValueError):  # not filled yet
             yield name, cell.cell_contents
+
+
+def _defaults(function):
+    """What its arguments are where nobody says: worked out when it was defined, and not in its text (`w=W`)."""
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
+    given = dict(zip(names[::-1], (function.__defaults__ or ())[::-1])) | (function.__kwdefaults__ or {})
+    yield from ((f"{function.__name__}({name})", value) for name, value in given.items())
 
 
 def _global_names(code):

@@ -165,6 +165,8 @@ def aggregate(how: Callable, features, lengths, weights=None, block: int = 128) 
     padded together, `block` at a time.
     """
     features, lengths = _ragged(features, lengths)
+    if weights is not None and np.shape(weights) != (len(features),):
+        raise ValueError(f"weights must be one for each of {len(features)} frames; got shape {np.shape(weights)}")
     starts, order, out = np.cumsum(lengths) - lengths, np.argsort(lengths, kind="stable"), None
     for some in np.split(order, range(block, len(order), block)):
         longest = max(int(lengths[some].max(initial=0)), 1)
@@ -226,7 +228,7 @@ def train_head(
     feature a tracklet, of 16 people x 4 tracklets x T frames (the losses of McLaughlin et al. and of AMOC)."""
     torch.manual_seed(seed)
     rng, who = np.random.default_rng(seed), np.unique(tracklets.pids, return_inverse=True)[1]
-    frame_features = torch.as_tensor(features)
+    frame_features = torch.as_tensor(features, dtype=torch.float32)
     with torch.no_grad():
         width = head(frame_features[:1, None], torch.ones(1, 1, dtype=torch.bool)).shape[1]
     classifier = nn.Linear(width, int(who.max()) + 1, bias=False)
@@ -311,11 +313,12 @@ def merge_rankings(distances: np.ndarray, lengths, how: str = "mean") -> np.ndar
     """
     if how not in ("mean", "nearest", "ranks"):
         raise ValueError(f"how must be 'mean', 'nearest' or 'ranks', got {how!r}")
-    values = np.asarray(distances, np.float64)
+    values, lengths = np.asarray(distances, np.float64), np.asarray(lengths, np.int64)
+    if values.ndim != 2 or lengths.sum() != len(values) or (lengths < 0).any():
+        raise ValueError(f"lengths that add up to {lengths.sum()} for distances (F, G) of shape {values.shape}")
     if how == "ranks":
         values = rankdata(values, axis=1) - 1  # of equal distances each has their mean place
     values = values**2 if how == "mean" else values
-    lengths = np.asarray(lengths)
     some, merged = lengths > 0, np.zeros((len(lengths), values.shape[1]))
     starts = (np.cumsum(lengths) - lengths)[some]
     merged[some] = (np.minimum if how == "nearest" else np.add).reduceat(values, starts) if some.any() else 0

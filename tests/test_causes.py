@@ -67,6 +67,23 @@ def test_gradient_norms_grow_with_the_weight():
     assert three["local"] == pytest.approx(3 * one["local"], rel=1e-3) and three["identity"] == one["identity"]
 
 
+class Counting:
+    """A term that remembers how often it was asked."""
+
+    key, needs, weight, asked = "counting", (), 1.0, 0
+
+    def __call__(self, output, batch):
+        self.asked += 1
+        return output.features.sum()
+
+
+def test_a_term_learns_nothing_from_the_question():
+    term, model = Counting(), recipe("ide").network({"classes": 4})
+    pixels, batch = torch.randn(8, 3, 64, 32), Batch(torch.arange(8) // 2, np.arange(8))
+    assert causes.gradient_norms(model, [term], pixels, batch)["counting"] > 0
+    assert term.asked == 0
+
+
 # ---- the distance at test -------------------------------------------------------------------------------------------
 
 

@@ -126,6 +126,15 @@ def test_standardised_by_hand():
         standardise(x, cameras, like=(others[:2], theirs[:2]))
 
 
+def test_a_camera_of_few_pictures_is_nobody():
+    """One picture less its own mean is nothing, and all such pictures would be one person."""
+    x, cameras = crowd(), np.r_[np.zeros(40, int), np.ones(16, int), 2, 3, 4, 5]
+    found = standardise(x, cameras)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    row = (x[-1] - x.mean(0)) / x.std(0)
+    np.testing.assert_allclose(found[-1], row / np.linalg.norm(row), atol=1e-4)
+
+
 def test_what_a_camera_adds_to_all_is_taken_off():
     x, cameras = crowd(), np.arange(60) % 2
     bent = x * np.where(cameras, 3.0, 1.0)[:, None] + np.where(cameras, 5.0, -2.0)[:, None]
@@ -159,6 +168,29 @@ def test_rounds_are_kept_and_go_on(source, monkeypatch):
     inside = two.labels[1] >= 0
     assert len(images) == len(labels) == inside.sum() and set(labels) == set(range(two.history[2]["clusters"]))
     np.testing.assert_array_equal(images, source.data().target.images[inside])
+
+
+def test_another_target_is_another_key(source):
+    """Cut from the same pair, it keeps its fingerprint."""
+    whole = source.data()
+    half = replace(whole, target=whole.target.select(slice(0, len(whole.target) // 2)))
+    one, other = (
+        pseudo_label(source, data, rounds=1, epochs=1, clustering=LOOSE, device="cpu") for data in (whole, half)
+    )
+    assert one.labels.shape[1] == 2 * other.labels.shape[1] == len(whole.target)
+
+
+def test_without_cameras_nothing_is_taken_off(source):
+    """As where a table knows none, and each picture is a camera's of its own: scores without cameras are NaN."""
+    data = source.data()
+    alone = {
+        name: replace(part, camids=1000 * i + np.arange(len(part), dtype=part.camids.dtype))
+        for i, (name, part) in enumerate((("query", data.query), ("gallery", data.gallery)), 1)
+    }
+    how = replace(LOOSE, by_camera=False)
+    found = pseudo_label(source, replace(data, **alone), rounds=1, epochs=1, clustering=how, device="cpu")
+    assert [np.isnan(line["camera_mAP"]) for line in found.history] == [True, True]
+    assert all(line["mAP"] > 0 for line in found.history)
 
 
 def test_a_round_clusters_what_the_network_before_it_says(source):

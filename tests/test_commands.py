@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import pytest
 
 import runs
@@ -223,6 +224,20 @@ def test_clean_leaves_what_is_somebodys_own(cache, capsys):
     assert "4 files there are not reidnb's" in capsys.readouterr().out
     left = {path.relative_to(cache).as_posix() for path in cache.rglob("*") if path.is_file()}
     assert left == set(theirs) and not (cache / "pose").exists()
+
+
+def test_search_prints_any_name_and_draws_no_endless_row(cache, capsys, tmp_path, monkeypatch):
+    """A JPEG is 65,500 pixels wide at most, and a name on a disk need be no UTF-8."""
+    from reidnb import yours
+
+    names = ["caf\udce9.png", *(f"{i}.png" for i in range(600))]
+    found, drawn = [yours.Found(tmp_path / name, 0.1) for name in names], []
+    monkeypatch.setattr(yours, "check_files", lambda *files: None)
+    monkeypatch.setattr(yours, "search", lambda *given: found)
+    monkeypatch.setattr(yours, "picture", lambda query, found: drawn.extend(found) or plt.figure())
+    assert command.main(["search", "q.png", str(tmp_path), "-k", "601", "--picture", str(tmp_path / "f.png")]) == 0
+    out = capsys.readouterr().out
+    assert "caf\\udce9.png" in out and "599.png" in out and len(drawn) == 20
 
 
 def test_search_refuses_a_picture_that_cannot_be_written_before_any_work(cache, capsys, tmp_path, monkeypatch):

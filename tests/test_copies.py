@@ -129,7 +129,7 @@ def tiny_painters(cache, monkeypatch):
     monkeypatch.setattr(camera_pairs, "PLAN", few)
     monkeypatch.setattr(copies, "open_dataset", lambda name, size: data)
     run, truth = copies.run, copies.true_styles
-    monkeypatch.setattr(copies, "run", lambda name, world, **more: run("ide_scratch", data, **FINDER | more))
+    monkeypatch.setattr(copies, "run", lambda name, there, world, **more: run("ide_scratch", data, **FINDER | more))
     monkeypatch.setattr(copies, "true_styles", lambda name, size, options, part: truth(name, size, WORLD, part))
     classifier = copies.camera_classifier
     monkeypatch.setattr(copies, "camera_classifier", lambda train, **more: classifier(train, epochs=2, **more))

@@ -28,6 +28,16 @@ def test_it_says_what_embed_says(made, monkeypatch):
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+def test_logits_of_stripes_are_not_made_unit_vectors(tmp_path, monkeypatch):
+    """As `embed` leaves them: three-dimensional ones once were, stripe by stripe."""
+    monkeypatch.setenv("REIDNB_FP32", "1")
+    monkeypatch.setenv("REIDNB_CACHE", str(tmp_path))
+    by_classes = run("pcb", device="cpu", compare="part_logits", **WORLD)
+    images = np.random.default_rng(0).integers(0, 256, (5, 3, 64, 32), np.uint8)
+    found = Described(by_classes)(torch.from_numpy(images).float()).detach().numpy()
+    np.testing.assert_allclose(found, by_classes.embed(images, "cpu"), atol=1e-5)
+
+
 def test_onnx_and_any_number_of_pictures(made, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
     pytest.importorskip("onnxscript", reason="the extra [onnx] is not installed")

@@ -433,6 +433,33 @@ def test_a_readers_words_that_do_not(before, after, module):
     assert source_of(module().MINE) == source_of(module(before, after).MINE)
 
 
+DEFAULTS = """
+    W = 0.1
+
+
+    def mine(output, batch, w=W, *, v=(W, 1)):
+        return w * v[0] * output.logits.mean()
+"""
+
+
+def test_what_a_default_was_counts(tmp_path, monkeypatch):
+    """It is worked out where the function is defined, and its text says a name: `w=W`."""
+
+    def made(folder, text):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "of_defaults.py").write_text(textwrap.dedent(text))
+        monkeypatch.delitem(sys.modules, "of_defaults", raising=False)
+        monkeypatch.syspath_prepend(str(tmp_path / folder))
+        importlib.invalidate_caches()
+        return source_of(importlib.import_module("of_defaults").mine)
+
+    one = made("one", DEFAULTS)
+    assert made("same", DEFAULTS) == one
+    assert made("other", DEFAULTS.replace("W = 0.1", "W = 5.0")) != one
+    by_keyword = DEFAULTS.replace("w=W", "w=0.1")
+    assert made("third", by_keyword) != made("fourth", by_keyword.replace("W = 0.1", "W = 5.0"))
+
+
 def test_what_a_function_around_it_was_given_counts(module):
     assert source_of(module().INSIDE) != source_of(module("outer(2)", "outer(3)").INSIDE)
     assert source_of(module().INSIDE) == source_of(module("outer(2)", "outer( 2 )").INSIDE)

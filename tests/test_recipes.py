@@ -23,7 +23,7 @@ from reidnb.methods import (
     TriHard,
     Verification,
 )
-from reidnb.models import BACKBONES
+from reidnb.models import BACKBONES, check_weights
 from reidnb.recipes import PROFILES, RECIPES, Recipe, recipe
 from reidnb.values import change, flat_names, key_of
 
@@ -104,6 +104,18 @@ NONSENSE = [
     ("aligned_mm", "metric_mutual", -0.1, "a number from 0 on"),
     ("aligned_mm", "inner", Identity(), "a tuple"),
 ]
+
+
+@dataclass(frozen=True)
+class Sized:
+    """A term with names that a recipe has too."""
+
+    lr: float = 0.1
+    size: int = 7
+    key = "sized"
+
+    def __call__(self, output, batch):
+        return self.lr * output.features.sum()
 
 
 @pytest.mark.parametrize(("name", "field", "given", "wanted"), NONSENSE, ids=lambda v: str(v)[:20])
@@ -309,6 +321,8 @@ def test_what_a_profile_changes(name):
     if scratch:
         settings["photo"] |= {"weights": None, "lr": 3e-3}
         settings["paper"] |= {"weights": None, "epochs": 300, "schedule": "cosine"}
+    if plan.weights == "drawn":  # a start of the small networks alone: a run says so, and takes no other
+        settings = {profile: more | {"weights": "drawn"} for profile, more in settings.items()}
     if not plan.epochs:
         settings = {profile: more | {"epochs": 0} for profile, more in settings.items()}
     if not plan.learns:
@@ -356,6 +370,21 @@ def test_what_is_changed_goes_before_what_a_profile_says():
     assert recipe("lstm_uda", "paper", losses=RECIPES["lstm_uda"].losses).losses[0].smoothing == 0.1
     long = replace(RECIPES["ide"], epochs=200, warmup=40.0)
     assert recipe(long, "laptop", epochs=200).epochs == 200, "12 would be shorter than the warm-up"
+
+
+def test_a_start_that_a_larger_network_has_not_is_refused():
+    """It was ImageNet's, silently, and the ledger would have judged what drawn people are worth by it."""
+    for profile in ("photo", "paper"):
+        plan = recipe("baseline_drawn", profile)
+        with pytest.raises(ValueError, match="drawn"):
+            check_weights(plan.model, plan.weights)
+
+
+def test_a_profile_means_the_recipes_own_fields():
+    """A reader's part may have a rate or a size of its own."""
+    plan = Recipe("own", losses=(Identity(), Sized()))
+    assert (recipe(plan, "photo").lr, recipe(plan, "photo").losses[1].lr) == (1.5e-3, 0.1)
+    assert (recipe(plan, "laptop").size, recipe(plan, "laptop").losses[1].size) == ((64, 32), 7)
 
 
 def test_a_random_start_has_its_own_rate_and_schedule():

@@ -183,6 +183,15 @@ def test_lengths_that_do_not_fit(lengths):
         video.aggregate(video.mean, made([3]), lengths)
 
 
+def test_what_does_not_fit_the_frames():
+    """A sum over frames that are not there would be a mean all the same."""
+    for lengths in ([1, 1], [3, 3], [5, -1]):
+        with pytest.raises(ValueError, match="lengths that add up to"):
+            video.merge_rankings(np.arange(12.0).reshape(4, 3), lengths)
+    with pytest.raises(ValueError, match="one for each of 4 frames"):
+        video.aggregate(video.weighted, made([2, 2]), [2, 2], weights=[1.0, 0.0])
+
+
 def test_unknown_words():
     for call in (lambda: video.Scored(4, "max"), lambda: video.Recurrent(4, "gru")):
         with pytest.raises(ValueError, match="got '"):

@@ -122,6 +122,8 @@ BIASED = tuple(
 
 # On photographs under "laptop", notebook 04: as few people as the built-in world has, in as many steps as all take.
 FEW_PEOPLE = tuple((name, {"epochs": 36, "train_identities": 240}) for name in ("ide", "apr"))
+# And notebook 06: who chooses the triplets; the zero gradient.
+STUDENTS = (("aligned", {"mining": "both"}), ("aligned_mm", {"zero_gradient": False}))
 
 
 # A seed of a drawn dataset is a world too. How many were decided on before any run: more because a few gave no verdict
@@ -138,6 +140,7 @@ def batch(profile: str, dataset: str = "synthetic") -> dict[str, str]:
     if profile == "quick":
         return {}
     from reidnb.datasets import has_attributes  # here: the lists above are read by tests that need no torch
+    from reidnb.profiles import PROFILES
     from reidnb.recipes import RECIPES
 
     built_in = dataset == "synthetic"
@@ -147,11 +150,13 @@ def batch(profile: str, dataset: str = "synthetic") -> dict[str, str]:
         (recipe.name, {}, dataset)
         for recipe in RECIPES.values()
         if not recipe.needs_target and not recipe.joins_pictures and (known or not recipe.needs_attributes)
+        if not (recipe.weights == "drawn" and "model" in PROFILES[profile])  # that start is the small networks' alone
     ]
     if built_in:
         runs += [(*run, dataset) for run in VARIATIONS if profile == "full"]
         runs += [(*run, "synthetic_winter") for run in ON_WINTER]
     runs += [(*run, dataset) for run in FEW_PEOPLE if profile == "laptop" and known and not built_in]
+    runs += [(*run, dataset) for run in STUDENTS if profile == "laptop" and not built_in]
     runs += [
         (*run, pair) for pair in pairs for run in ACROSS if built_in or not run[1].get("styles", "").startswith("truth")
     ]

@@ -4,6 +4,7 @@ import functools
 import itertools
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from reidnb.experiments import run
 from reidnb.generators import (
     PTGAN,
     StarGAN,
+    camera_pairs,
     keeping,
     load_or_train_dcgan,
     load_or_train_generator,
@@ -35,6 +37,8 @@ from reidnb.runtime import choose_device, circumstances
 from reidnb.training import train
 
 BY_PAIRS = "CycleGAN, one for each pair of cameras"  # CamStyle's own way
+TWICE = "CycleGAN of twice the steps, one for each pair of cameras"
+PARTLY = "CycleGAN of twice the steps, nine tenths of the way, one for each pair of cameras"
 
 
 def camera_classifier(split: Split, epochs: int = 2, seed: int = 0, device=None) -> ReIDModel:
@@ -84,8 +88,8 @@ def style_scores(
 
 
 def measure_styles(seed: int = 0, device=None) -> pd.DataFrame:
-    """What each shipped generator's copies are worth, those of a CycleGAN for each pair of cameras, and the true ones:
-    results/styles.csv.
+    """What each shipped generator's copies are worth, those of a CycleGAN for each pair of cameras (trained as long as
+    it is elsewhere; twice as long; and of these nine tenths of the way), and the true ones: results/styles.csv.
 
     The finder is the baseline, trained on that world with its people known; the camera classifier is trained here.
     """
@@ -98,9 +102,15 @@ def measure_styles(seed: int = 0, device=None) -> pd.DataFrame:
         found = {f"StarGAN, reconstruction {painter.plan.reconstruction:g}": painter for painter in painters}
         paint = {k: functools.partial(restyle, painter.generator, data.query.images) for k, painter in found.items()}
         pairs = load_or_train_pairs(data.train, name, data.options, seed=seed, device=device)
-        paint[BY_PAIRS] = functools.partial(repaint, pairs, data.query.images, data.query.camids)
+        longer = replace(camera_pairs.PLAN, steps=2 * camera_pairs.PLAN.steps)
+        longer = load_or_train_pairs(data.train, name, data.options, longer, seed=seed, device=device)
+        seen = data.query.images, data.query.camids
+        paint[BY_PAIRS] = functools.partial(repaint, pairs, *seen)
+        paint[TWICE] = functools.partial(repaint, longer, *seen)
+        paint[PARTLY] = functools.partial(repaint, longer, *seen, share=0.9)
         paint["drawn anew (truth)"] = lambda asked, truth=truth: truth[np.arange(len(asked)), asked]
         trained = {copies: [painter] for copies, painter in found.items()} | {BY_PAIRS: [*pairs.values()]}
+        trained |= dict.fromkeys((TWICE, PARTLY), [*longer.values()])
         for copies, scores in style_scores(paint, data, classifier, finder, device).items():
             lasts = [painter.history[-1] for painter in trained.get(copies, ())]
             about = {"steps": sum(last["step"] for last in lasts)}

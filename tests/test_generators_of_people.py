@@ -390,6 +390,12 @@ def test_each_picture_is_painted_by_its_own_cameras_pair(elsewhere):
     assert styled.copies.shape == (24, 3, 3, 32, 16)
     for camera in range(3):
         assert np.array_equal(styled.copies[:, camera], repaint(painters, split.images, split.camids, camera))
+    half, whole = (repaint(painters, split.images, split.camids, 0, share=share) for share in (0.5, 1.0))
+    between = (split.images.astype(float) + whole) / 2
+    assert abs(half - between).max() <= 0.5, "rounded"
+    assert np.array_equal(repaint(painters, split.images, split.camids, 0, share=0), split.images)
+    with pytest.raises(ValueError, match="share is how far of the way a copy goes, 0 to 1; got 2"):
+        repaint(painters, split.images, split.camids, 0, share=2)
     with pytest.raises(ValueError, match="no painter knows cameras 1 and 7"):
         repaint(painters, split.images[split.camids == 1], split.camids[split.camids == 1], 7)
 

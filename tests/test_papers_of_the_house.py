@@ -92,7 +92,8 @@ def test_what_the_card_of_styles_says_of_its_table():
         rows = list(csv.DictReader(file))
     winter = {r["copies"]: r for r in rows if r["dataset"] == "synthetic_winter"}
     truth, pairs = winter.pop("drawn anew (truth)"), winter.pop("CycleGAN, one for each pair of cameras")
-    ordered = sorted(winter.values(), key=lambda r: float(r["copies"].split()[-1]))
+    stars = [r for name, r in winter.items() if "StarGAN" in name]
+    ordered = sorted(stars, key=lambda r: float(r["copies"].split()[-1]))
     assert all(float(pairs["fooled"]) > float(r["fooled"]) for r in ordered)
     kept, fooled = ([float(r[name]) for r in ordered] for name in ("styled_mAP", "fooled"))
     assert kept == sorted(kept) and fooled == sorted(fooled, reverse=True)

@@ -257,9 +257,9 @@ def calibrate(query, gallery, query_pids, gallery_pids, query_camids, gallery_ca
 
     Of pairs of two people a million are drawn by lot where there are more; junk (-1) is left out, and so are pairs of
     one person in one camera, as in the ranking. Both kinds weigh the same. Of all curves that never rise the one that
-    fits best is taken (isotonic regression: Zadrozny and Elkan, 2002), with one pair more of two people at the least
-    distance and one of one person at the largest, so that nothing is surer than the pairs are many. (Platt's logistic
-    curve fits the middle and goes on promising where no pair was ever seen.)
+    fits best is taken (isotonic regression: Zadrozny and Elkan, 2002), with two people more who are as near as anybody
+    and one more who is as far from herself, so that nothing is surer than the people are many. (Platt's logistic curve
+    fits the middle and goes on promising where no pair was ever seen.)
     """
     from sklearn.isotonic import IsotonicRegression
 
@@ -284,11 +284,13 @@ def calibrate(query, gallery, query_pids, gallery_pids, query_camids, gallery_ca
             f"calibration needs pairs of one person in two cameras and of two people, ten or more of either; got "
             f"{len(ones)} and {len(twos)}"
         )
-    counted = ((ones, 1.0), (twos, 0.0), (twos.min(keepdims=True).clip(max=ones.min()), 0.0))
-    counted += ((ones.max(keepdims=True).clip(min=twos.max()), 1.0),)
-    values, kinds = np.concatenate([v for v, _ in counted]), np.concatenate([np.full(len(v), k) for v, k in counted])
-    weights = np.where(kinds == 1, 1 / (len(ones) + 1), 1 / (len(twos) + 1))
-    curve = IsotonicRegression(increasing=False).fit(values.astype(np.float64), kinds, weights)
+    nearest, farthest = min(ones.min(), twos.min()), max(ones.max(), twos.max())
+    pairs = len(np.unique(q_pids[q[others]].astype(np.int64) * (int(g_pids.max()) + 1) + g_pids[g[others]]))
+    people = len({pid for pid, rows in zip(q_pids.tolist(), own) if len(rows)})
+    values = np.concatenate([ones, twos, [nearest, farthest]]).astype(np.float64)
+    kinds = np.repeat((1.0, 0.0, 0.0, 1.0), (len(ones), len(twos), 1, 1))
+    weights = np.repeat((1 / len(ones), 1 / len(twos), 1 / pairs, 1 / people), (len(ones), len(twos), 1, 1))
+    curve = IsotonicRegression(increasing=False).fit(values, kinds, weights)
     edges, shares = curve.X_thresholds_, curve.y_thresholds_
     return Calibration(np.sort(twos), np.sort(ones), edges, shares)
 

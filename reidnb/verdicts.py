@@ -225,10 +225,10 @@ def _note(claim, runs, dataset):
     notes += [f"adds up from {' and '.join(claim['adds_up'])}"] if "adds_up" in claim else []
     notes += [f"holds down to {claim['slack']:g} points worse"] if claim.get("slack") else []
     found = runs[runs.dataset == dataset].groupby("name").mAP.mean()
-    for who in ("baseline", "method"):
-        collapsed = found.get(claim.get(who), np.inf) < found.get("untrained", -np.inf)
-        if collapsed and claim["metric"] in ("mAP", "rank1") and claim[who] not in " ".join(notes):
-            notes.append(f"{claim[who]} finds less than the untrained start ({100 * found['untrained']:.1f} mAP)")
+    for run in dict.fromkeys((claim.get("baseline"), claim["method"])):
+        collapsed = found.get(run, np.inf) < found.get("untrained", -np.inf)
+        if collapsed and claim["metric"] in ("mAP", "rank1"):
+            notes.append(f"{run} finds less than the untrained start ({100 * found['untrained']:.1f} mAP)")
     return "; ".join(notes)
 
 

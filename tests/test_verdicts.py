@@ -188,6 +188,8 @@ def test_whatever_adds_up_says_so():
         gain["alfo-beats-global", "synthetic", "full"] - gain["attributes-help", "synthetic", "full"], abs=1e-9
     )
     assert "adds up from alfo-beats-global and attributes-help" in set(table.note[table.id == "alfo-beats-apr"])
+    (photo,) = table.note[(table.id == "alfo-beats-trihard") & (table.profile == "photo")]
+    assert "trihard-beats-ide" in photo and "trihard finds less than the untrained start" in photo
 
 
 def test_the_whole_ledger_by_a_second_hand():

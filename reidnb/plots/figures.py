@@ -97,18 +97,23 @@ def holds_pictures(figure: Figure) -> bool:
 
 
 def encode(figure: Figure, jpeg_dpi: float = 110) -> tuple[bytes, str]:
-    """A figure as bytes, and the ending of its file: JPEG if it holds pictures, else PNG of 144 dpi in few colours."""
+    """A figure as bytes, and the ending of its file: JPEG if it holds pictures, else PNG of 144 dpi (of a
+    page of rows, 15 inches high and more, 120) in few colours."""
     buffer = io.BytesIO()
     if holds_pictures(figure):
         how = {"format": "jpeg", "pil_kwargs": {"quality": 88}}
         figure.savefig(buffer, dpi=jpeg_dpi, bbox_inches="tight", **how)
         return buffer.getvalue(), ".jpg"
-    figure.savefig(buffer, format="png", dpi=144, bbox_inches="tight")
+    figure.savefig(buffer, format="png", dpi=(dpi := _png_dpi(figure)), bbox_inches="tight")
     shades = figure.findobj(lambda artist: isinstance(artist, (AxesImage, QuadMesh)))  # a heat map has many
     drawn = _in_few_colours(Image.open(buffer).convert("RGB"), 128 if shades else 64)
     buffer = io.BytesIO()
-    drawn.save(buffer, "PNG", optimize=True, dpi=(144, 144))
+    drawn.save(buffer, "PNG", optimize=True, dpi=(dpi, dpi))
     return buffer.getvalue(), ".png"
+
+
+def _png_dpi(figure):
+    return 144 if figure.get_figheight() < 15 else 120
 
 
 def _in_few_colours(drawn: Image.Image, most: int) -> Image.Image:
@@ -194,7 +199,7 @@ def _choose_format_in_jupyter():
             if not figure.axes or (ending == ".jpg") != holds_pictures(figure):
                 return None  # the other format's turn
             data, _ = encode(figure, figure.dpi)
-            width, height = (round(n * figure.dpi / 144) for n in Image.open(io.BytesIO(data)).size)
+            width, height = (round(n * figure.dpi / _png_dpi(figure)) for n in Image.open(io.BytesIO(data)).size)
             size = {"width": width, "height": height} if ending == ".png" else {}
             return base64.b64encode(data).decode(), size
 

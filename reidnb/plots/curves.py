@@ -19,7 +19,7 @@ VERDICTS = {  # how a verdict begins: its colour and its mark
     "one run": (BLUE, "P"),
 }
 UNKNOWN = ("black", "*")
-TICKS = (-50, -25, -10, -5, -2, 0, 2, 5, 10, 25, 50)
+TICKS = (-50, -10, -5, -2, 0, 2, 5, 10, 50)
 
 
 def seed_dots(scores, xlabel: str = "mAP (%)", reference=None, row: float = 0.42) -> Figure:

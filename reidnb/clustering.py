@@ -102,16 +102,8 @@ def pseudo_label(
     if not len(target):
         raise ValueError(f"{data.name} has no target pictures to cluster")
     plan = _plan(source.recipe, source.profile, epochs, lr)
-    about = [
-        source.key,
-        without_points(data.fingerprint),
-        who_is_there(data),
-        to_plain(plan),
-        asdict(how),
-        int(seed),
-        device.type,
-        precision(device),
-    ]
+    about = [source.key, without_points(data.fingerprint), who_is_there(data), to_plain(plan), asdict(how)]
+    about += [int(seed), device.type, precision(device)]
     about += [code_digest(plan), source_of(_first), source_of(_next), torch.__version__.split("+")[0]]
     folder, key, done = cache_root() / "pseudo", digest(json.dumps(about, sort_keys=True)), []
 

@@ -18,7 +18,6 @@ from reidnb.experiments import run
 from reidnb.generators import (
     PTGAN,
     StarGAN,
-    camera_pairs,
     keeping,
     load_or_train_dcgan,
     load_or_train_generator,
@@ -29,6 +28,7 @@ from reidnb.generators import (
     restyle,
     shipped_painters,
 )
+from reidnb.generators.camera_pairs import PLAN
 from reidnb.generators.styles import PAINTED
 from reidnb.inference import embed
 from reidnb.network import ReIDModel, build_model
@@ -100,17 +100,14 @@ def measure_styles(seed: int = 0, device=None) -> pd.DataFrame:
         finder = run("baseline", name, seed=seed, world=0, device=device).model()
         truth = true_styles(name, (64, 32), {}, "query")
         found = {f"StarGAN, reconstruction {painter.plan.reconstruction:g}": painter for painter in painters}
+        trained = {copies: [painter] for copies, painter in found.items()}
         paint = {k: functools.partial(restyle, painter.generator, data.query.images) for k, painter in found.items()}
-        pairs = load_or_train_pairs(data.train, name, data.options, seed=seed, device=device)
-        longer = replace(camera_pairs.PLAN, steps=2 * camera_pairs.PLAN.steps)
-        longer = load_or_train_pairs(data.train, name, data.options, longer, seed=seed, device=device)
-        seen = data.query.images, data.query.camids
-        paint[BY_PAIRS] = functools.partial(repaint, pairs, *seen)
-        paint[TWICE] = functools.partial(repaint, longer, *seen)
-        paint[PARTLY] = functools.partial(repaint, longer, *seen, share=0.9)
+        longer, queries = replace(PLAN, steps=2 * PLAN.steps), (data.query.images, data.query.camids)
+        for copies, plan, share in ((BY_PAIRS, PLAN, 1.0), (TWICE, longer, 1.0), (PARTLY, longer, 0.9)):
+            pairs = load_or_train_pairs(data.train, name, data.options, plan, seed=seed, device=device)
+            paint[copies] = functools.partial(repaint, pairs, *queries, share=share)
+            trained[copies] = [*pairs.values()]
         paint["drawn anew (truth)"] = lambda asked, truth=truth: truth[np.arange(len(asked)), asked]
-        trained = {copies: [painter] for copies, painter in found.items()} | {BY_PAIRS: [*pairs.values()]}
-        trained |= dict.fromkeys((TWICE, PARTLY), [*longer.values()])
         for copies, scores in style_scores(paint, data, classifier, finder, device).items():
             lasts = [painter.history[-1] for painter in trained.get(copies, ())]
             about = {"steps": sum(last["step"] for last in lasts)}

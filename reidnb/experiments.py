@@ -3,6 +3,7 @@
 Ask again and it is loaded; change anything that its numbers depend on (see `reidnb.result`) and it is run anew.
 """
 
+import contextlib
 import os
 import re
 import time
@@ -300,12 +301,10 @@ def _kinds(given):
 
 def _held(whole, way):
     """What a value has in a place, None where it has no such place: of two losses the second may be gone."""
-    for step in way:
-        if isinstance(step, int):
-            whole = whole[step] if isinstance(whole, tuple) and step < len(whole) else None
-        else:
-            whole = getattr(whole, step, None)
-    return whole
+    with contextlib.suppress(AttributeError, IndexError, TypeError):
+        for step in way:
+            whole = whole[step] if isinstance(step, int) else getattr(whole, step)
+        return whole
 
 
 def _words(given):

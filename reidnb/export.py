@@ -10,6 +10,7 @@ from torch import nn
 
 from reidnb.batches import MEAN, STD
 from reidnb.files import atomic_write
+from reidnb.inference import as_compared
 from reidnb.result import Result
 
 CLOSE = 1e-4  # of values of unit-length features: what other orders of summing leave in float32, ten times over
@@ -30,8 +31,7 @@ class Described(nn.Module):
         said = self.model(pixels)[self.compare]
         if self.flip:
             said = (said + self.model(pixels.flip(3))[self.compare]) / 2
-        said = said if self.compare.endswith("logits") else F.normalize(said, dim=-1)
-        return F.normalize(said.flatten(1))
+        return F.normalize(as_compared(said, self.compare).flatten(1))
 
 
 def check_onnx(path: str | Path) -> Path:

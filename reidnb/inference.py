@@ -55,11 +55,16 @@ def embed(
                 raise ValueError(f"the model says nothing called {missing[0]!r}; it says {', '.join(views[0])}")
             for name, parts in zip(names, out):
                 mean = sum(view[name].float() for view in views) / len(views)
-                parts.append((mean if name.endswith("logits") else F.normalize(mean, dim=-1)).cpu())
+                parts.append(as_compared(mean, name).cpu())
     finally:
         model.train(was_training)
     found = [torch.cat(parts) for parts in out]
     return found[0] if isinstance(compare, str) else found
+
+
+def as_compared(said: torch.Tensor, name: str) -> torch.Tensor:
+    """What a network says under a name, as pictures are compared by it: of unit length, but logits as they are."""
+    return said if name.endswith("logits") else F.normalize(said, dim=-1)
 
 
 def _check(model, images, batch, size=(64, 32)):

@@ -32,13 +32,9 @@ PROFILES = {
         "augmentation": Augmentation(),
     },
 }
-SCRATCH = {
-    "photo": {"weights": None, "lr": 3e-3},
-    "paper": {"weights": None, "epochs": 300, "schedule": "cosine"},
-}
-DESCRIBED = dict.fromkeys(
-    ("photo", "paper"), {"size": (128, 64)}
-)  # what is computed, not learned, changes under a profile
+SCRATCH = {"photo": {"weights": None, "lr": 3e-3}, "paper": {"weights": None, "epochs": 300, "schedule": "cosine"}}
+# What is computed, not learned, changes under a profile by its size alone.
+DESCRIBED = dict.fromkeys(("photo", "paper"), {"size": (128, 64)})
 # The LSTM paper's own settings, section 3.2, under "paper"; it does not say how its rate falls.
 LSTM_PAPER = {
     "epochs": 30,

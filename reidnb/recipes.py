@@ -372,9 +372,7 @@ def recipe(name: str | Recipe, /, profile: str = "quick", **changes: Any) -> Rec
         raise ValueError(f"unknown recipe {name!r}{did_you_mean(name, RECIPES)}; there are {', '.join(RECIPES)}")
     if not base.learns:
         return change(base, **DESCRIBED.get(profile, {}) | changes)
-    settings = (
-        dict(PROFILES[profile]) | dict(_larger(base, PROFILES[profile])) | OWN.get(profile, {}).get(base.name, {})
-    )
+    settings = PROFILES[profile] | dict(_larger(base, PROFILES[profile])) | OWN.get(profile, {}).get(base.name, {})
     if changes.get("weights", base.weights) is None:
         settings |= SCRATCH.get(profile, {})
     if base.epochs == 0:  # not trained under any profile

@@ -23,14 +23,7 @@ from tqdm.auto import tqdm
 from reidnb import losses
 from reidnb.batches import check_images, make_batch, pk_batches, shuffled_batches, wrong_labels
 from reidnb.network import Output
-from reidnb.runtime import (
-    TrainingDiverged,
-    autocast,
-    choose_device,
-    keep_checkpoint,
-    keep_memory,
-    load_checkpoint,
-)
+from reidnb.runtime import TrainingDiverged, autocast, choose_device, keep_checkpoint, keep_memory, load_checkpoint
 from reidnb.values import key_of
 
 DIAGNOSTICS = ("length", "active_triplets", "active_anchors")  # in a line of history beside the terms

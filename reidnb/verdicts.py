@@ -226,8 +226,7 @@ def _note(claim, runs, dataset):
     notes += [f"holds down to {claim['slack']:g} points worse"] if claim.get("slack") else []
     found = runs[runs.dataset == dataset].groupby("name").mAP.mean()
     for run in dict.fromkeys((claim.get("baseline"), claim["method"])):
-        collapsed = found.get(run, np.inf) < found.get("untrained", -np.inf)
-        if collapsed and claim["metric"] in ("mAP", "rank1"):
+        if claim["metric"] in ("mAP", "rank1") and found.get(run, np.inf) < found.get("untrained", -np.inf):
             notes.append(f"{run} finds less than the untrained start ({100 * found['untrained']:.1f} mAP)")
     return "; ".join(notes)
 

@@ -291,8 +291,7 @@ def calibrate(query, gallery, query_pids, gallery_pids, query_camids, gallery_ca
     kinds = np.repeat((1.0, 0.0, 0.0, 1.0), (len(ones), len(twos), 1, 1))
     weights = np.repeat((1 / len(ones), 1 / len(twos), 1 / pairs, 1 / people), (len(ones), len(twos), 1, 1))
     curve = IsotonicRegression(increasing=False).fit(values, kinds, weights)
-    edges, shares = curve.X_thresholds_, curve.y_thresholds_
-    return Calibration(np.sort(twos), np.sort(ones), edges, shares)
+    return Calibration(np.sort(twos), np.sort(ones), curve.X_thresholds_, curve.y_thresholds_)
 
 
 def _apart(x, y, q, g):

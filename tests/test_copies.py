@@ -12,7 +12,6 @@ from torch import nn
 from reidnb import copies, generators
 from reidnb.datasets import ReIDDataset, Split, open_dataset
 from reidnb.evaluation import evaluate_features
-from reidnb.generators import camera_pairs
 from reidnb.inference import embed
 from reidnb.network import Output
 
@@ -126,7 +125,7 @@ def tiny_painters(cache, monkeypatch):
     found = [generators.load_or_train_generator(data.train, "synthetic", WORLD, p, device="cpu") for p in (plan, other)]
     monkeypatch.setattr(copies, "shipped_painters", lambda: found)
     few = generators.PTGAN(width=4, blocks=1, critic_width=4, steps=1, batch=4, person=0.0)
-    monkeypatch.setattr(camera_pairs, "PLAN", few)
+    monkeypatch.setattr(copies, "PLAN", few)
     monkeypatch.setattr(copies, "open_dataset", lambda name, size: data)
     run, truth = copies.run, copies.true_styles
     monkeypatch.setattr(copies, "run", lambda name, there, world, **more: run("ide_scratch", data, **FINDER | more))

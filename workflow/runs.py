@@ -123,7 +123,7 @@ BIASED = tuple(
 # On photographs under "laptop", notebook 04: as few people as the built-in world has, in as many steps as all take.
 FEW_PEOPLE = tuple((name, {"epochs": 36, "train_identities": 240}) for name in ("ide", "apr"))
 # And notebook 06: who chooses the triplets; the zero gradient.
-STUDENTS = (("aligned", {"mining": "both"}), ("aligned_mm", {"zero_gradient": False}))
+ALIGNED = (("aligned", {"mining": "both"}), ("aligned_mm", {"zero_gradient": False}))
 
 
 # A seed of a drawn dataset is a world too. How many were decided on before any run: more because a few gave no verdict
@@ -156,7 +156,7 @@ def batch(profile: str, dataset: str = "synthetic") -> dict[str, str]:
         runs += [(*run, dataset) for run in VARIATIONS if profile == "full"]
         runs += [(*run, "synthetic_winter") for run in ON_WINTER]
     runs += [(*run, dataset) for run in FEW_PEOPLE if profile == "laptop" and known and not built_in]
-    runs += [(*run, dataset) for run in STUDENTS if profile == "laptop" and not built_in]
+    runs += [(*run, dataset) for run in ALIGNED if profile == "laptop" and not built_in]
     runs += [
         (*run, pair) for pair in pairs for run in ACROSS if built_in or not run[1].get("styles", "").startswith("truth")
     ]

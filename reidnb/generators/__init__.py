@@ -5,15 +5,7 @@ from reidnb.generators.dcgan import DCGAN, Critic, NoiseGenerator, imagine, load
 from reidnb.generators.keeping import Kept
 from reidnb.generators.pngan import PNGAN, PoseGenerator, fuse, load_or_train_pngan, paint, train_pngan
 from reidnb.generators.poses import canonical_poses, draw_poses
-from reidnb.generators.ptgan import (
-    PTGAN,
-    Mover,
-    PatchCritic,
-    load_or_train_ptgan,
-    move,
-    person_difference,
-    train_ptgan,
-)
+from reidnb.generators.ptgan import PTGAN, Mover, PatchCritic, load_or_train_ptgan, move, person_difference, train_ptgan
 from reidnb.generators.stargan import Discriminator, Generator, StarGAN, gradient_penalty, restyle, train_stargan
 from reidnb.generators.styles import all_styles, load_or_train_generator, shipped_painters, styles_fingerprint
 from reidnb.generators.worth import diversity, frechet_distance, nearest_training

@@ -367,6 +367,22 @@ def test_a_batch_holds_what_its_dataset_can_serve():
     assert len([name for name in full if "=" in name]) > len(runs.VARIATIONS)
 
 
+def test_every_row_of_the_results_is_a_run_that_some_batch_makes(monkeypatch):
+    """What one command does not make again nobody can check."""
+    from reidnb import ledger
+
+    monkeypatch.setattr(runs, "_has_points", lambda dataset: True)
+    made = set()
+    for profile, dataset in (("full", "synthetic"), ("laptop", "market1501"), ("photo", "market1501")):
+        for words in runs.batch(profile, dataset).values():
+            args = command.parse(["run", *shlex.split(words), "--profile", profile])
+            changes = ", ".join(f"{name}={value!r}" for name, value in sorted(args.set))
+            made.add((args.recipe, args.dataset, changes, profile))
+    rows = ledger.results(kept=False)
+    assert len(rows) > 900
+    assert set(rows[["recipe", "dataset", "changes", "profile"]].itertuples(index=False, name=None)) <= made
+
+
 def test_how_long_a_batch_takes_is_said_by_the_rows_that_have_a_time():
     """One run of three was made beside other work, another has no time at all."""
     rows = [{"recipe": "ide", "changes": "", "seconds": str(took)} for took in ("30.0", "32.0", "400.0", "nan")]

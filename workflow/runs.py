@@ -3,12 +3,15 @@
 A run is a recipe's name and what is changed in it. The curves of the notebooks and the claims of papers.toml read them.
 """
 
+import re
+import shlex
 from math import isnan
 from statistics import median
 
 BCE = {"focal_gamma": 0.0, "focal_alpha": None}  # what is left of the focal loss is binary cross-entropy
 
 RULES = ("random", "above_zero", "semi_hard", "distance")  # of notebook 02's ladder
+HIDDEN = ("ide", "pcb", "aligned", "posebox", "glad", "stn_parts")  # tried where more, or nothing, hides people
 STRIPED = ("ide", "baseline", "hplf", "aligned", "pcb")  # stripes, and what they are compared with
 
 # Runs beside the recipes, on the built-in world under "full".
@@ -64,7 +67,7 @@ VARIATIONS = (
     *(("apr", {"attribute_weight": weight}) for weight in (0.1, 3.0, 12.0)),
     *((name, {"train_identities": 1440, "epochs": 1}) for name in ("ide", "apr", "deepmar")),
     *(("deepmar", change) for change in ({"train_identities": 720, "epochs": 2}, {"epochs": 24})),
-    ("deepmar", {"train_identities": 1440}),
+    *(("deepmar", change) for change in ({"train_identities": 1440}, {"size": (128, 64)})),
     *(("deepmar", {"cues": dial}) for dial in (1.0, 2.0)),
     # notebook 05: the dial
     *(("baseline", {"camera_bias": dial}) for dial in (0.0, 2.0)),
@@ -84,7 +87,7 @@ VARIATIONS = (
     *(("stn_parts", changes) for changes in ({"prior": 0.0}, {"start": "random"}, {"prior": 0.0, "start": "random"})),
     *((name, {"misalignment": dial}) for name in ("posebox", "glad", "stn_parts") for dial in (0.0, 2.0)),
     *(("posebox", {"misalignment": dial, "points": "mean"}) for dial in (0.0, 2.0)),
-    *((name, {"occlusion": dial}) for name in ("ide", "posebox") for dial in (0.0, 2.0)),
+    *((name, {"occlusion": dial}) for name in HIDDEN for dial in (0.0, 2.0)),
     # notebook 07: fewer values, by a trained layer
     *(("baseline", {"width": width}) for width in (128, 32, 8)),
     # notebook 11: pictures of nobody, and how many
@@ -94,7 +97,7 @@ VARIATIONS = (
 
 # Supervised runs on winter, notebook 05: copies, and what they are told to be.
 ON_WINTER = (
-    ("ide", {}),
+    *((name, {}) for name in ("ide", "baseline")),
     ("camstyle", {}),
     *(("camstyle", {"fake_labels": labels}) for labels in ("own", "uniform")),
     *(("camstyle", {"styles": who}) for who in ("cyclegan", "truth")),
@@ -120,10 +123,18 @@ BIASED = tuple(
     for name, how in (("direct", {}), ("camera_style", TRUTH))
 )
 
+# And on summer alone, what can be had there with names.
+ON_SUMMER = (("ide", {}),)
+
 # On photographs under "laptop", notebook 04: as few people as the built-in world has, in as many steps as all take.
 FEW_PEOPLE = tuple((name, {"epochs": 36, "train_identities": 240}) for name in ("ide", "apr"))
 # And notebook 06: who chooses the triplets; the zero gradient.
 ALIGNED = (("aligned", {"mining": "both"}), ("aligned_mm", {"zero_gradient": False}))
+# Notebook 09: what needs a table of key points (`reidnb keypoints`). Notebook 02: TriHard at a rate that collapses.
+POINTED = (("posebox", {}), ("glad", {}))
+HOT = (("trihard", {"lr": 3e-4}),)
+# Notebook 05: half of the cameras, with names, to the other half.
+HALVES = {"market1501": "market1501_first->market1501_second"}
 
 
 # A seed of a drawn dataset is a world too. How many were decided on before any run: more because a few gave no verdict
@@ -155,8 +166,12 @@ def batch(profile: str, dataset: str = "synthetic") -> dict[str, str]:
     if built_in:
         runs += [(*run, dataset) for run in VARIATIONS if profile == "full"]
         runs += [(*run, "synthetic_winter") for run in ON_WINTER]
-    runs += [(*run, dataset) for run in FEW_PEOPLE if profile == "laptop" and known and not built_in]
-    runs += [(*run, dataset) for run in ALIGNED if profile == "laptop" and not built_in]
+        runs += [(*run, "synthetic_summer") for run in ON_SUMMER]
+    elif profile == "laptop":
+        runs += [(*run, dataset) for run in (*ALIGNED, *FEW_PEOPLE * known, *POINTED * _has_points(dataset))]
+        runs += [("direct", {}, HALVES[dataset])] if dataset in HALVES else []
+    elif profile == "photo":
+        runs += [(*run, dataset) for run in HOT]
     runs += [
         (*run, pair) for pair in pairs for run in ACROSS if built_in or not run[1].get("styles", "").startswith("truth")
     ]
@@ -171,25 +186,36 @@ def minutes(runs: dict[str, str], measured: list[dict], cores: int) -> float:
     seconds = {}
     for row in measured:
         if not isnan(took := float(row["seconds"])):
-            name = _in_words(row["recipe"], row["changes"].split(", "))
+            name = _in_words(row["recipe"], re.split(r", (?=\w+=)", row["changes"]))
             seconds.setdefault(name, []).append(took)
     least = {name: min(values) for name, values in seconds.items()}
     usual = median(least.values() or [60.0])
     total = 0.0
     for words in runs.values():
-        recipe, settings = words.split()[0], words.partition("--set ")[2].split()
+        recipe, settings = words.split()[0], shlex.split(words.partition("--set ")[2])
         each = least.get(_in_words(recipe, settings), least.get(recipe, usual))
         total += int(words.split("--seeds ")[1].split()[0]) * each
     return total / cores / 60
 
 
 def _in_words(recipe, settings):
-    return " ".join([recipe, *sorted(filter(None, settings))]).replace("'", "")
+    return " ".join([recipe, *sorted(filter(None, settings))]).replace("'", "").replace(", ", ",")
+
+
+def _has_points(dataset: str) -> bool:
+    """Whether a table of key points lies beside the photographs."""
+    from reidnb.datasets import folders, points
+
+    try:
+        return (folders.find_folder(dataset, None) / points.TABLE).is_file()
+    except (FileNotFoundError, NotADirectoryError, KeyError):
+        return False  # no photographs either, or no place for a table
 
 
 def _named(recipe: str, changes: dict, data: str, dataset: str) -> tuple[str, str]:
     """A run's name, which is a file's too, and its words on the command line."""
-    settings = [f"{field}={value}" for field, value in changes.items()]
+    settings = [f"{field}={value}".replace(" ", "") for field, value in changes.items()]
     seeds = MAIN_SEEDS if dataset == "synthetic" and not changes else SEEDS
-    words = [recipe, "--dataset", f"'{data}'", "--seeds", str(seeds), *["--set", *settings] * bool(settings)]
-    return "+".join([recipe, *settings, *[data] * (data != dataset)]).replace("->", "-to-"), " ".join(words)
+    words = [recipe, "--dataset", f"'{data}'", "--seeds", str(seeds), *["--set", *map(shlex.quote, settings)] * bool(settings)]
+    name = "+".join([recipe, *settings, *[data] * (data != dataset)]).replace("->", "-to-")
+    return re.sub(r"[()]", "", name.replace(",", "x")), " ".join(words)  # a size as 128x64

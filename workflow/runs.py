@@ -216,6 +216,7 @@ def _named(recipe: str, changes: dict, data: str, dataset: str) -> tuple[str, st
     """A run's name, which is a file's too, and its words on the command line."""
     settings = [f"{field}={value}".replace(" ", "") for field, value in changes.items()]
     seeds = MAIN_SEEDS if dataset == "synthetic" and not changes else SEEDS
-    words = [recipe, "--dataset", f"'{data}'", "--seeds", str(seeds), *["--set", *map(shlex.quote, settings)] * bool(settings)]
+    words = [recipe, "--dataset", f"'{data}'", "--seeds", str(seeds)]
+    words += ["--set", *map(shlex.quote, settings)] if settings else []
     name = "+".join([recipe, *settings, *[data] * (data != dataset)]).replace("->", "-to-")
     return re.sub(r"[()]", "", name.replace(",", "x")), " ".join(words)  # a size as 128x64

@@ -8,7 +8,7 @@ from claims_by_hand import BELOW, CLAIM, row, runs, verdict
 from reidnb import ledger
 from reidnb.ledger import judge, show_claims
 from reidnb.recipes import PROFILES, RECIPES
-from runs import ACROSS, ON_WINTER, VARIATIONS
+from runs import ACROSS, ON_WINTER, ONE_WAY, VARIATIONS
 
 COLUMNS = {"id", "statement", "paper_gain", "gain", "spread", "seeds", "dataset", "verdict"}  # the design's contract
 
@@ -199,7 +199,7 @@ def test_what_focal_loss_does_for_rare_ones_beside_common_ones():
 def test_every_claim_names_runs_that_the_batch_makes():
     """A slip of the pen in papers.toml would read "not run" for ever."""
     made = set(RECIPES)
-    for name, changes in (*VARIATIONS, *ACROSS, *ON_WINTER):
+    for name, changes in (*VARIATIONS, *ACROSS, *ONE_WAY, *ON_WINTER):
         made.add(ledger.run_name(name, ", ".join(f"{k}={v!r}" for k, v in sorted(changes.items()))))
     for claim in ledger.papers()["claim"]:
         named = {claim[who] for who in ("method", "baseline", "method_from", "baseline_from") if who in claim}

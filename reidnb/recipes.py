@@ -131,8 +131,8 @@ class Recipe:
             self._refuse(f"batches of {self.p} x {self.k} hold no pairs to compare: p and k must be at least 2")
         if self.label_noise >= 1:
             self._refuse("label_noise must be below 1: some labels must be right")
-        if self.schedule == "cosine" and self.epochs and self.warmup >= self.epochs:
-            self._refuse(f"a warm-up of {self.warmup:g} epochs leaves nothing of {self.epochs}")
+        if self.epochs and self.warmup >= self.epochs:
+            self._refuse(f"a warm-up of {self.warmup:g} epochs leaves nothing of {self.epochs}: set warmup, too")
 
     def _refuse(self, why):
         raise ValueError(f"recipe {self.name}: {why}")

@@ -10,14 +10,16 @@ from statistics import median
 
 BCE = {"focal_gamma": 0.0, "focal_alpha": None}  # what is left of the focal loss is binary cross-entropy
 
+LITE0 = {"model": "lite0", "weights": "imagenet", "size": (128, 64)}  # ImageNet's own network, on drawings
 RULES = ("random", "above_zero", "semi_hard", "distance")  # of notebook 02's ladder
 HIDDEN = ("ide", "pcb", "aligned", "posebox", "glad", "stn_parts")  # tried where more, or nothing, hides people
 STRIPED = ("ide", "baseline", "hplf", "aligned", "pcb")  # stripes, and what they are compared with
 
 # Runs beside the recipes, on the built-in world under "full".
 VARIATIONS = (
-    # notebook 00: a random start as it is; notebook 13: what a training's luck alone does, in one world
+    # notebook 00: a random start as it is, and ImageNet's; notebook 13: what a training's luck alone does, in one world
     ("untrained", {"weights": None}),
+    *((name, LITE0) for name in ("untrained", "baseline")),
     *((name, {"world": 0}) for name in ("ide", "baseline")),
     # notebook 01: one rate for all, three times identification's best; what MSML needs; how the improved triplet pulls
     *(("msml", changes) for changes in ({"p": 16, "lr": 3e-3}, {"p": 16}, {"lr": 3e-3})),

@@ -4,7 +4,7 @@
 # make lab          open the notebooks
 # make book         the notebooks as web pages, with an API reference: build/book/index.html
 # make measured     the other tables of reidnb/results: hours
-# make TORCH=cpu ...  the first time: torch without CUDA, a tenth of the size
+# make TORCH=cpu ...  the first time: torch without CUDA, a third of the size
 
 PROFILE ?= quick
 DATASET ?= synthetic

@@ -124,6 +124,22 @@ def test_what_is_said_of_runs_by_rounding_is_what_was_measured():
     assert f"{less.mean():+.1f} points of mAP on average, standard deviation {less.std():.1f}" in said
 
 
+def test_what_is_said_of_two_machines_is_what_was_measured():
+    again, runs, rounds = (pd.read_csv(RESULTS / f"{name}.csv") for name in ("arithmetic", "runs", "pseudo_labels"))
+    again = again[again.arithmetic == "bf16, the other machine"]
+    same = ["recipe", "dataset", "changes", "profile", "seed"]  # an empty "changes" is joined to an empty one
+    both = again.merge(runs, on=same, suffixes=("", "_here"), validate="one_to_one")
+    assert len(both) == len(again) and (both.commit != both.commit_here).all()
+    less = 100 * (both.mAP - both.mAP_here)
+    said = (ROOT / "docs" / "measured.md").read_text(encoding="utf-8")
+    assert f"{len(less)} runs of drawn people were made by both" in said
+    assert f"They differ by {(less**2).mean() ** 0.5:.1f} points of mAP (root mean square)" in said
+    assert less.min() < -0.5 and less.max() > 0.5, "either way"
+    direct = rounds[(rounds["round"] == 0) & rounds.dataset.str.startswith("synthetic_summer->")]
+    by_torch = direct.groupby("seed").torch.nunique()
+    assert (by_torch == 2).sum() == 2 and (direct.groupby("seed").mAP.nunique()[by_torch == 2] == 1).all()
+
+
 def test_one_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == reidnb.__version__

@@ -91,7 +91,7 @@ VARIATIONS = (
     *(("posebox", {"misalignment": dial, "points": "mean"}) for dial in (0.0, 2.0)),
     *((name, {"occlusion": dial}) for name in HIDDEN for dial in (0.0, 2.0)),
     # notebook 07: fewer values, by a trained layer
-    *(("baseline", {"width": width}) for width in (128, 32, 8)),
+    *(("baseline", {"width": width}) for width in (256, 128, 64, 32, 16, 8)),
     # notebook 11: pictures of nobody, and how many
     *((name, {}) for name in ("lsro", "lsro_all_in_one", "lsro_pseudo", "lsro_noise", "lsro_strangers")),
     *(("lsro", {"generated": count}) for count in (400, 6400)),

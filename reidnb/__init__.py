@@ -1,3 +1,3 @@
 """reidnb: person re-identification taught and reproduced in notebooks."""
 
-__version__ = "0.6.1"
+__version__ = "0.6.2"

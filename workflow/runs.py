@@ -125,6 +125,8 @@ ONE_WAY = (
     *(("camera_style", TRUTH | {"camera_bias": dial}) for dial in (0.0, 2.0)),
 )
 
+# On photographs under "laptop": what random weights find before any training.
+FLOOR = (("untrained", {"weights": None}),)
 # And on summer alone, what can be had there with names.
 ON_SUMMER = (("ide", {}),)
 
@@ -174,7 +176,8 @@ def batch(profile: str, dataset: str = "synthetic") -> dict[str, str]:
         runs += [(*run, "synthetic_winter") for run in ON_WINTER]
         runs += [(*run, "synthetic_summer") for run in ON_SUMMER]
     elif profile == "laptop":
-        runs += [(*run, dataset) for run in (*ALIGNED, *FEW_PEOPLE * known, *POINTED * _has_points(dataset))]
+        beside = (*FLOOR, *ALIGNED, *FEW_PEOPLE * known, *POINTED * _has_points(dataset))
+        runs += [(*run, dataset) for run in beside]
         runs += [("direct", {}, HALVES[dataset])] if dataset in HALVES else []
     elif profile == "photo":
         runs += [(*run, dataset) for run in HOT]

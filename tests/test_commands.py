@@ -395,6 +395,15 @@ def test_how_long_a_batch_takes_is_said_by_the_rows_that_have_a_time():
     assert runs.minutes(batch, [], 1) == pytest.approx(9), "nothing is known: a minute each"
 
 
+def test_how_long_the_full_batch_takes_is_said_as_its_rows_have_it():
+    from reidnb import ledger
+
+    rows = ledger.results(kept=False).query("profile == 'full'").to_dict("records")
+    hours = runs.minutes(runs.batch("full"), rows, 2) / 60
+    said = (ROOT / "docs" / "measured.md").read_text(encoding="utf-8")
+    assert f"some {hours:.0f} hours on two cores" in said
+
+
 def test_every_variation_changes_a_field_or_a_dial_that_is_there():
     from reidnb.datasets import option_names
     from reidnb.recipes import RECIPES, recipe

@@ -9,7 +9,6 @@ from math import isnan
 from statistics import median
 
 BCE = {"focal_gamma": 0.0, "focal_alpha": None}  # what is left of the focal loss is binary cross-entropy
-
 LITE0 = {"model": "lite0", "weights": "imagenet", "size": (128, 64)}  # ImageNet's own network, on drawings
 RULES = ("random", "above_zero", "semi_hard", "distance")  # of notebook 02's ladder
 HIDDEN = ("ide", "pcb", "aligned", "posebox", "glad", "stn_parts")  # tried where more, or nothing, hides people
@@ -90,7 +89,7 @@ VARIATIONS = (
     *((name, {"misalignment": dial}) for name in ("posebox", "glad", "stn_parts") for dial in (0.0, 2.0)),
     *(("posebox", {"misalignment": dial, "points": "mean"}) for dial in (0.0, 2.0)),
     *((name, {"occlusion": dial}) for name in HIDDEN for dial in (0.0, 2.0)),
-    # notebook 07: fewer values, by a trained layer
+    # notebook 08: as many values and fewer, by a trained layer
     *(("baseline", {"width": width}) for width in (256, 128, 64, 32, 16, 8)),
     # notebook 11: pictures of nobody, and how many
     *((name, {}) for name in ("lsro", "lsro_all_in_one", "lsro_pseudo", "lsro_noise", "lsro_strangers")),
@@ -104,6 +103,8 @@ ON_WINTER = (
     *(("camstyle", {"fake_labels": labels}) for labels in ("own", "uniform")),
     *(("camstyle", {"styles": who}) for who in ("cyclegan", "truth")),
 )
+# And on summer: what can be had there with names.
+ON_SUMMER = (("ide", {}),)
 
 # Runs across domains, notebook 05: each on both DOMAINS, or from the built-in world to a real dataset. "direct" is also
 # run within each target, to see how far it falls. True copies exist in the built-in world alone.
@@ -127,16 +128,14 @@ ONE_WAY = (
 
 # On photographs under "laptop": what random weights find before any training.
 FLOOR = (("untrained", {"weights": None}),)
-# And on summer alone, what can be had there with names.
-ON_SUMMER = (("ide", {}),)
-
 # On photographs under "laptop", notebook 04: as few people as the built-in world has, in as many steps as all take.
 FEW_PEOPLE = tuple((name, {"epochs": 36, "train_identities": 240}) for name in ("ide", "apr"))
 # And notebook 06: who chooses the triplets; the zero gradient.
 ALIGNED = (("aligned", {"mining": "both"}), ("aligned_mm", {"zero_gradient": False}))
-# Notebook 09: what needs a table of key points (`reidnb keypoints`). Notebook 02: TriHard at a rate that collapses.
+# Notebook 09: what needs a table of key points (`reidnb keypoints`).
 POINTED = (("posebox", {}), ("glad", {}))
-HOT = (("trihard", {"lr": 3e-4}),)
+# Under "photo", notebook 02: whether TriHard collapses at a fifth of the rate, too.
+COOLED = (("trihard", {"lr": 3e-4}),)
 # Notebook 05: half of the cameras, with names, to the other half.
 HALVES = {"market1501": "market1501_first->market1501_second"}
 
@@ -180,7 +179,7 @@ def batch(profile: str, dataset: str = "synthetic") -> dict[str, str]:
         runs += [(*run, dataset) for run in beside]
         runs += [("direct", {}, HALVES[dataset])] if dataset in HALVES else []
     elif profile == "photo":
-        runs += [(*run, dataset) for run in HOT]
+        runs += [(*run, dataset) for run in COOLED]
     runs += [
         (*run, pair) for pair in pairs for run in ACROSS if built_in or not run[1].get("styles", "").startswith("truth")
     ]
